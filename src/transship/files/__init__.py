@@ -1,0 +1,1 @@
+"""Files and directory trees: opened safely, written durably, walked, filled, compared."""

@@ -1,0 +1,200 @@
+"""Directory trees as they are to be, read from one or several directories on disk.
+
+A tree is walked a directory at a time through descriptors, never through paths: no link is followed, and no path is too long.
+Two forms (``TreeForm`` of stores/interfaces.py): a *diff* holds a layer's own changes as overlayfs keeps them, a *full* tree holds
+everything that is to be seen. Sources for overlayfs' form: the Linux kernel's ``Documentation/filesystems/overlayfs.rst``.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from transship.errors import SourceUnsupported
+from transship.files.beneath import DIRECTORY_FLAGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+OPAQUE = "trusted.overlay.opaque"
+
+_OVERLAY_PREFIXES = ("trusted.overlay.", "user.overlay.")
+"""Where overlayfs keeps its own xattrs; the second for mounts with the option userxattr."""
+_OPAQUE = frozenset(prefix + "opaque" for prefix in _OVERLAY_PREFIXES)
+_ELSEWHERE = frozenset(prefix + name for prefix in _OVERLAY_PREFIXES for name in ("redirect", "metacopy"))
+"""Marks of something whose content lies under another name or in another layer."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One name in a directory.
+
+    ``status`` describes what is really there, at ``name`` in the open directory ``at``; None stands for a whiteout that has no
+    file of its own.
+    """
+
+    name: str
+    status: os.stat_result | None
+    at: int
+
+    @property
+    def is_directory(self) -> bool:
+        return self.status is not None and stat.S_ISDIR(self.status.st_mode)
+
+
+class Directory(Protocol):
+    """One open directory of a tree. ``close`` is called once its children are done with."""
+
+    status: os.stat_result
+
+    def children(self) -> Iterator[Child]:
+        """Yield what is in it, each name once, without ``.`` and ``..``. Raises OSError."""
+        ...
+
+    def enter(self, child: Child) -> Directory:
+        """Open a child that is a directory. Raises OSError."""
+        ...
+
+    def xattrs(self) -> Mapping[str, bytes]:
+        """Return the extended attributes that it is to have. Raises OSError."""
+        ...
+
+    def close(self) -> None:
+        """Let go of its descriptors."""
+        ...
+
+
+def is_whiteout(status: os.stat_result) -> bool:
+    """Tell whether this is overlayfs' mark for a deleted name: a character device 0/0."""
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+class DiskDirectory:
+    """A directory as it is on disk: a diff of overlay2's or a full tree of vfs', ready-made."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Takes ``descriptor`` over."""
+        self._descriptor = descriptor
+        self.status = os.fstat(descriptor)
+
+    @classmethod
+    def open(cls, path: Path) -> DiskDirectory:
+        """Open the tree at ``path``. Raises OSError if it is not a directory, or a link to one."""
+        return cls(os.open(path, DIRECTORY_FLAGS))
+
+    def children(self) -> Iterator[Child]:
+        for entry in scan(self._descriptor):
+            yield Child(entry.name, entry.stat(follow_symlinks=False), self._descriptor)
+
+    def enter(self, child: Child) -> DiskDirectory:
+        return DiskDirectory(os.open(child.name, DIRECTORY_FLAGS, dir_fd=self._descriptor))
+
+    def xattrs(self) -> Mapping[str, bytes]:
+        return diff_xattrs(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class MergedDirectory:
+    """Directories of diff form, nearest first, seen as the one that overlayfs would show: a full tree."""
+
+    def __init__(self, descriptors: list[int]) -> None:
+        """Takes ``descriptors`` over."""
+        self._descriptors = descriptors
+        self.status = os.fstat(descriptors[0])
+
+    @classmethod
+    def open(cls, paths: list[Path]) -> MergedDirectory:
+        """Open the diffs at ``paths``, the topmost first. Raises OSError."""
+        descriptors: list[int] = []
+        try:
+            for path in paths:
+                descriptors.append(os.open(path, DIRECTORY_FLAGS))  # noqa: PERF401 - what is open must be closed if one fails
+            return cls(descriptors)
+        except BaseException:
+            _close(descriptors)
+            raise
+
+    def children(self) -> Iterator[Child]:
+        seen: set[str] = set()
+        for descriptor in self._descriptors:
+            for entry in scan(descriptor):
+                if entry.name in seen:
+                    continue
+                seen.add(entry.name)
+                status = entry.stat(follow_symlinks=False)
+                if is_whiteout(status):
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    _refuse_elsewhere(f"/proc/self/fd/{descriptor}/{entry.name}", entry.name)
+                yield Child(entry.name, status, descriptor)
+
+    def enter(self, child: Child) -> MergedDirectory:
+        stack: list[int] = []
+        try:
+            for descriptor in self._descriptors[self._descriptors.index(child.at) :]:
+                try:
+                    status = os.stat(child.name, dir_fd=descriptor, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if not stat.S_ISDIR(status.st_mode):
+                    break
+                stack.append(os.open(child.name, DIRECTORY_FLAGS, dir_fd=descriptor))
+                _refuse_elsewhere(stack[-1], child.name)
+                if not _OPAQUE.isdisjoint(os.listxattr(stack[-1])):
+                    break
+            return MergedDirectory(stack)
+        except BaseException:
+            _close(stack)
+            raise
+
+    def xattrs(self) -> Mapping[str, bytes]:
+        return full_xattrs(self._descriptors[0])
+
+    def close(self) -> None:
+        _close(self._descriptors)
+
+
+def scan(descriptor: int) -> list[os.DirEntry[str]]:
+    """Return a directory's entries in inode order: the order in which a cold disk has them."""
+    with os.scandir(descriptor) as entries:
+        return sorted(entries, key=os.DirEntry.inode)
+
+
+def diff_xattrs(place: int | str) -> dict[str, bytes]:
+    """Return the xattrs of ``place`` (a descriptor or a path, whose last component is not followed) that belong into a diff.
+
+    Of overlayfs' own those that say something about the tree; the others are the kernel's caches and do not travel.
+    """
+    return _xattrs(place, lambda name: not name.startswith(_OVERLAY_PREFIXES) or name in _OPAQUE or name in _ELSEWHERE)
+
+
+def full_xattrs(place: int | str) -> dict[str, bytes]:
+    """Return the xattrs of ``place`` that belong into a full tree: none of overlayfs' own."""
+    return _xattrs(place, lambda name: not name.startswith(_OVERLAY_PREFIXES))
+
+
+def _xattrs(place: int | str, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    # Python refuses follow_symlinks=False for a descriptor, where it has no meaning.
+    if isinstance(place, int):
+        return {name: os.getxattr(place, name) for name in os.listxattr(place) if wanted(name)}
+    names = os.listxattr(place, follow_symlinks=False)
+    return {name: os.getxattr(place, name, follow_symlinks=False) for name in names if wanted(name)}
+
+
+def _refuse_elsewhere(place: int | str, name: str) -> None:
+    names = os.listxattr(place) if isinstance(place, int) else os.listxattr(place, follow_symlinks=False)
+    for xattr in _ELSEWHERE.intersection(names):
+        raise SourceUnsupported(
+            f"{name!r} carries {xattr}: its content lies elsewhere",
+            remedy="use the snapshotter overlayfs, which keeps the mark",
+        )
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
