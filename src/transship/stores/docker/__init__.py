@@ -1,0 +1,1 @@
+"""Docker's content-addressable store, 1.10 to 28."""

@@ -1,0 +1,122 @@
+"""A layer's tar stream, put together again from tar-split data and the files on disk.
+
+Source: vbatts/tar-split ``tar/asm/assemble.go``, which does the same in Go, but follows links and checks nothing until the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from transship.errors import LayerMismatch, SourceCorrupt
+from transship.files.beneath import Beneath
+from transship.formats import tar_split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CHUNK = 1 << 20
+"""Bytes handed on at a time. A layer takes this much memory, however large it is."""
+
+RESTORE_HINT = "pull or rebuild the image, or leave it out"
+
+
+def read(metadata: Path, directory: Path) -> Iterator[memoryview]:
+    """Yield a layer's tar stream in chunks of at most 1 MiB; each chunk is good until the next is asked for.
+
+    ``metadata`` is the layer's ``tar-split.json.gz``, ``directory`` the driver's directory with its files. Whether the whole
+    has the layer's diff ID is for the caller to check. Raises SourceCorrupt if the metadata is absent or damaged, LayerMismatch
+    if a file that it names is missing, not a regular file, or of another size.
+    """
+    buffer = bytearray(CHUNK)
+    view = memoryview(buffer)
+    used = 0
+    with Beneath(directory) as files:
+        for entry in entries(metadata):
+            if entry.type == tar_split.SEGMENT:
+                payload = entry.payload or b""
+                length = len(payload)
+                if used + length > CHUNK:
+                    yield view[:used]
+                    used = 0
+                if length > CHUNK:
+                    yield memoryview(payload)
+                else:
+                    view[used : used + length] = payload
+                    used += length
+            elif entry.size:
+                descriptor = open_content(files, entry, directory)
+                try:
+                    left = entry.size
+                    while left:
+                        if used == CHUNK:
+                            yield view
+                            used = 0
+                        got = os.readv(descriptor, [view[used : used + left]])
+                        if not got:
+                            raise LayerMismatch(
+                                f"{shown(directory, entry)} shrank while it was read",
+                                remedy="stop whatever writes to the store",
+                            )
+                        used += got
+                        left -= got
+                finally:
+                    os.close(descriptor)
+    if used:
+        yield view[:used]
+
+
+def entries(metadata: Path) -> Iterator[tar_split.Entry]:
+    """Yield a layer's tar-split entries. Raises SourceCorrupt if they are absent or damaged, naming the file."""
+    try:
+        with metadata.open("rb") as file:
+            yield from tar_split.read(file)
+    except FileNotFoundError as error:
+        raise SourceCorrupt(
+            f"{metadata}: the layer has no tar-split data, so its original stream cannot be rebuilt", remedy=RESTORE_HINT
+        ) from error
+    except (OSError, ValueError) as error:
+        raise SourceCorrupt(f"{metadata}: {error}", remedy=RESTORE_HINT) from error
+
+
+def open_content(files: Beneath, entry: tar_split.Entry, directory: Path) -> int:
+    """Return a descriptor of the regular file that holds an entry's content. Raises LayerMismatch if it is not there whole."""
+    try:
+        descriptor = files.open_file(entry.path)
+    except OSError as error:
+        reason = "is missing" if error.errno == errno.ENOENT else f"cannot be read ({os.strerror(error.errno or 0)})"
+        raise LayerMismatch(f"{shown(directory, entry)} {reason}", remedy=RESTORE_HINT) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
+        os.close(descriptor)
+        problem = (
+            f"has {status.st_size} bytes instead of {entry.size}" if stat.S_ISREG(status.st_mode) else "is not a regular file"
+        )
+        raise LayerMismatch(f"{shown(directory, entry)} {problem}", remedy=RESTORE_HINT)
+    return descriptor
+
+
+def first_difference(metadata: Path, directory: Path) -> str:
+    """Say which file of a layer is not what it was, by its CRC-64: the second, slow look after a wrong diff ID."""
+    with Beneath(directory) as files:
+        for entry in entries(metadata):
+            if entry.type != tar_split.FILE or not entry.size:
+                continue
+            checksum = tar_split.ContentSum()
+            descriptor = open_content(files, entry, directory)
+            try:
+                while data := os.read(descriptor, CHUNK):
+                    checksum.update(data)
+            finally:
+                os.close(descriptor)
+            if checksum.digest() != entry.payload:
+                return f"the content of {shown(directory, entry)} has changed"
+    return "every file has its checksum, so the tar-split data itself has changed"
+
+
+def shown(directory: Path, entry: tar_split.Entry) -> str:
+    """Return the path of an entry's file for a message, with bytes that are not text escaped."""
+    return os.fsdecode(os.fsencode(directory) + b"/" + entry.path).encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,160 @@
+"""A layer's files in the form that a snapshotter wants, from the form in which the driver keeps them.
+
+overlay2 keeps diffs, vfs keeps full trees. A full tree is made of diffs by laying them over one another; a diff is cut out of a
+full tree by the names in the layer's tar-split data, which say exactly what the layer owns, whiteouts included.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from transship.errors import LayerMismatch
+from transship.files.beneath import DIRECTORY_FLAGS, Beneath
+from transship.files.tree import OPAQUE, Child, Directory, DiskDirectory, MergedDirectory, full_xattrs
+from transship.formats import tar_split
+from transship.stores.docker import tar_stream
+from transship.stores.interfaces import TreeForm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from transship.stores.docker.layers import Layer
+    from transship.stores.docker.store import Store
+
+DRIVER_FORMS = {"overlay2": TreeForm.DIFF, "vfs": TreeForm.FULL}
+_RESERVED = b".wh..wh."
+"""Before names that aufs kept for itself; Docker's unpacking skips them (moby ``go-archive/diff.go``)."""
+
+
+def open_tree(store: Store, layer: Layer, form: TreeForm) -> Directory:
+    """Open the tree of ``layer`` in the form wanted. The caller closes it. Raises OSError, SourceCorrupt."""
+    kept = DRIVER_FORMS[store.driver]
+    if kept is form:
+        return DiskDirectory.open(layer.driver_directory)
+    if form is TreeForm.FULL:
+        return MergedDirectory.open([below.driver_directory for below in stack(store, layer)])
+    return CutDirectory.open(layer.driver_directory, layer.tar_split)
+
+
+def stack(store: Store, layer: Layer) -> Iterator[Layer]:
+    """Yield ``layer`` and the layers below it, topmost first."""
+    current: Layer | None = layer
+    while current is not None:
+        yield current
+        current = store.layers[current.parent] if current.parent else None
+
+
+@dataclass(slots=True)
+class _Owned:
+    """What a layer owns in one directory: names and what it owns below them, deleted names, and whether it hides the rest."""
+
+    names: dict[str, _Owned | None] = field(default_factory=dict)
+    whiteouts: set[str] = field(default_factory=set)
+    opaque: bool = False
+
+    def directory(self, name: str) -> _Owned:
+        below = self.names.get(name)
+        if below is None:
+            below = self.names[name] = _Owned()
+        return below
+
+
+class CutDirectory:
+    """Of a full tree, what one layer owns: a diff."""
+
+    def __init__(self, descriptor: int, owned: _Owned) -> None:
+        """Takes ``descriptor`` over."""
+        self._descriptor = descriptor
+        self._owned = owned
+        self.status = os.fstat(descriptor)
+
+    @classmethod
+    def open(cls, directory: Path, metadata: Path) -> CutDirectory:
+        """Open the diff that ``metadata`` (tar-split data) cuts out of the full tree at ``directory``. Raises OSError, SourceCorrupt."""
+        owned = _owned_by_layer(directory, metadata)
+        return cls(os.open(directory, DIRECTORY_FLAGS), owned)
+
+    def children(self) -> Iterator[Child]:
+        for name in self._owned.names:
+            try:
+                status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+            except FileNotFoundError as error:
+                raise LayerMismatch(f"{name!r}, which the layer owns, is missing", remedy=tar_stream.RESTORE_HINT) from error
+            yield Child(name, status, self._descriptor)
+        for name in self._owned.whiteouts - self._owned.names.keys():
+            yield Child(name, None, self._descriptor)
+
+    def enter(self, child: Child) -> CutDirectory:
+        below = self._owned.names[child.name] or _Owned()
+        if child.name in self._owned.whiteouts:
+            below.opaque = True  # deleted and made again: nothing of the old directory may show through
+        return CutDirectory(os.open(child.name, DIRECTORY_FLAGS, dir_fd=self._descriptor), below)
+
+    def xattrs(self) -> Mapping[str, bytes]:
+        found = full_xattrs(self._descriptor)
+        return {**found, OPAQUE: b"y"} if self._owned.opaque else found
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _owned_by_layer(directory: Path, metadata: Path) -> _Owned:
+    root = _Owned()
+    with Beneath(directory) as files:
+        parents: dict[bytes, _Owned | None] = {b"": root}
+        for entry in tar_stream.entries(metadata):
+            if entry.type != tar_split.FILE:
+                continue
+            parent, name = _split(entry.path)
+            if not name:
+                continue  # the root itself, which every diff has
+            if parent not in parents:
+                parents[parent] = _owned_directory(files, root, parent)
+            owned = parents[parent]
+            if owned is not None:
+                _own(owned, name)
+            elif not name.startswith(tar_split.WHITEOUT_PREFIX):
+                raise LayerMismatch(
+                    f"{tar_stream.shown(directory, entry)} is missing, and so is its directory", remedy=tar_stream.RESTORE_HINT
+                )
+    return root
+
+
+def _split(path: bytes) -> tuple[bytes, bytes]:
+    """Return a member's directory and name; both empty for the root. ``..`` stops at the root."""
+    parts: list[bytes] = []
+    for part in path.split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in {b"", b"."}:
+            parts.append(part)
+    return (b"/".join(parts[:-1]), parts[-1]) if parts else (b"", b"")
+
+
+def _owned_directory(files: Beneath, root: _Owned, path: bytes) -> _Owned | None:
+    """Return where the layer's names below ``path`` belong, links in it resolved; None if there is no such directory."""
+    try:
+        parts = files.resolve(path).split(b"/")
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            return None
+        raise
+    owned = root
+    for part in parts:
+        owned = owned.directory(os.fsdecode(part)) if part else owned
+    return owned
+
+
+def _own(owned: _Owned, name: bytes) -> None:
+    if name == tar_split.OPAQUE_MARKER:
+        owned.opaque = True
+    elif name.startswith(_RESERVED):
+        return
+    elif name.startswith(tar_split.WHITEOUT_PREFIX):
+        owned.whiteouts.add(os.fsdecode(name.removeprefix(tar_split.WHITEOUT_PREFIX)))
+    else:
+        owned.names.setdefault(os.fsdecode(name), None)

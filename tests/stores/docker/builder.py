@@ -1,0 +1,176 @@
+"""Small synthetic stores, valid until a test damages them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import stat
+import tarfile
+from typing import TYPE_CHECKING, Any
+
+from transship.formats import digest, tar_split
+from transship.formats.digest import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+
+class StoreBuilder:
+    """A data root under construction. Everything is on disk as soon as a method returns."""
+
+    def __init__(self, root: Path, driver: str = "overlay2") -> None:
+        self.root = root
+        self.driver = driver
+        self.image_root = root / "image" / driver
+        self.layer_db = self.image_root / "layerdb" / "sha256"
+        self.configs = self.image_root / "imagedb" / "content" / "sha256"
+        self.repositories = self.image_root / "repositories.json"
+        for directory in (self.layer_db, self.configs, self.image_root / "imagedb" / "metadata" / "sha256"):
+            directory.mkdir(parents=True)
+        self._names: dict[str, dict[str, str]] = {}
+        self._write_names()
+
+    def add_layer(self, files: Mapping[str, bytes | None], parent: Digest | None = None) -> Digest:
+        """Add a layer and return its chain ID. ``files``: name to content, None for a directory; ``.wh.x`` deletes ``x``."""
+        tar = make_tar(files)
+        return self.add_layer_of(tar, files, parent)
+
+    def add_layer_of(self, tar: bytes, files: Mapping[str, bytes | None], parent: Digest | None = None) -> Digest:
+        """Add a layer whose stream is ``tar`` and whose directory has ``files``, and return its chain ID."""
+        diff_id = digest.of(tar)
+        chain_id = digest.chain(parent, diff_id)
+        cache_id = digest.hex_part(digest.of(f"cache {chain_id}".encode()))
+        entry = self.layer_db / digest.hex_part(chain_id)
+        entry.mkdir()
+        (entry / "diff").write_text(diff_id)
+        (entry / "cache-id").write_text(cache_id)
+        (entry / "size").write_text(str(sum(len(content or b"") for content in files.values())))
+        if parent is not None:
+            (entry / "parent").write_text(parent)
+        with (entry / "tar-split.json.gz").open("wb") as file:
+            tar_split.write(file, split(tar))
+        directory = self.driver_directory(cache_id)
+        if self.driver == "vfs" and parent is not None:
+            shutil.copytree(self.files(parent), directory, symlinks=True)
+        else:
+            directory.mkdir(parents=True)
+        for name, content in files.items():
+            self._put(directory / name, content)
+        return chain_id
+
+    def add_image(
+        self, top: Digest | None, *names: str, parent: Digest | None = None, config: Mapping[str, Any] | None = None
+    ) -> Digest:
+        """Add an image of the layer ``top`` and those below, with ``config`` on top of a usual one, and return its ID."""
+        document = {
+            "architecture": "amd64",
+            "os": "linux",
+            "created": "2024-05-01T12:00:00.123456789Z",
+            "config": {"Cmd": ["sh"]},
+            "rootfs": {"type": "layers", "diff_ids": self.diff_ids(top)},
+            **(config or {}),
+        }
+        return self.add_raw_image(json.dumps(document).encode(), *names, parent=parent)
+
+    def add_raw_image(self, raw: bytes, *names: str, parent: Digest | None = None) -> Digest:
+        """Add an image whose config is ``raw``, whatever that is, and return its ID."""
+        image_id = digest.of(raw)
+        self.config_path(image_id).write_bytes(raw)
+        if parent is not None:
+            self.note(image_id, "parent", parent)
+        for name in names:
+            self.name(name, image_id)
+        return image_id
+
+    def name(self, name: str, image_id: str) -> None:
+        """Write a name, ``x:tag`` or ``x@sha256:…``, to repositories.json as it is."""
+        repository = name.partition("@")[0] if "@" in name else name.rpartition(":")[0]
+        self._names.setdefault(repository, {})[name] = image_id
+        self._write_names()
+
+    def note(self, image_id: Digest, key: str, value: str) -> Path:
+        """Write ``parent``, ``lastUpdated`` or ``builtLocally`` beside an image, and return the file's path."""
+        directory = self.image_root / "imagedb" / "metadata" / "sha256" / digest.hex_part(image_id)
+        directory.mkdir(exist_ok=True)
+        (directory / key).write_text(value)
+        return directory / key
+
+    def config_path(self, image_id: Digest) -> Path:
+        return self.configs / digest.hex_part(image_id)
+
+    def entry(self, chain_id: Digest) -> Path:
+        """The layer's directory in the layerdb."""
+        return self.layer_db / digest.hex_part(chain_id)
+
+    def files(self, chain_id: Digest) -> Path:
+        """The driver's directory with the layer's files."""
+        return self.driver_directory((self.entry(chain_id) / "cache-id").read_text())
+
+    def driver_directory(self, cache_id: str) -> Path:
+        return self.root / "vfs" / "dir" / cache_id if self.driver == "vfs" else self.root / self.driver / cache_id / "diff"
+
+    def diff_ids(self, top: Digest | None) -> list[str]:
+        """The diff IDs of a layer and those below, base first."""
+        found: list[str] = []
+        while top is not None:
+            found.insert(0, (self.entry(top) / "diff").read_text())
+            parent = self.entry(top) / "parent"
+            top = Digest(parent.read_text()) if parent.exists() else None
+        return found
+
+    def _put(self, path: Path, content: bytes | None) -> None:
+        if path.name.startswith(".wh."):
+            deleted = path.with_name(path.name.removeprefix(".wh."))
+            if self.driver == "vfs":
+                deleted.unlink()
+            else:
+                os.mknod(deleted, stat.S_IFCHR | 0o600, os.makedev(0, 0))
+        elif content is None:
+            path.mkdir(exist_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    def _write_names(self) -> None:
+        self.repositories.write_text(json.dumps({"Repositories": self._names}))
+
+
+def make_tar(files: Mapping[str, bytes | None]) -> bytes:
+    """Return a tar stream of ``files``: name to content, None for a directory."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            if content is None:
+                member.type, member.mode = tarfile.DIRTYPE, 0o755
+            member.size = len(content or b"")
+            tar.addfile(member, io.BytesIO(content or b""))
+    return buffer.getvalue()
+
+
+def split(tar: bytes) -> Iterator[tar_split.Entry]:
+    """Yield the tar-split entries of a stream."""
+    position, end = 0, 0
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        for member in archive:
+            yield tar_split.Entry(tar_split.SEGMENT, position, payload=tar[end : member.offset_data])
+            size = member.size if member.isreg() else 0
+            end = member.offset_data + size
+            yield tar_split.Entry(
+                tar_split.FILE,
+                position + 1,
+                name=member.name,
+                size=size,
+                payload=_crc(tar[member.offset_data : end]) if size else None,
+            )
+            position += 2
+    yield tar_split.Entry(tar_split.SEGMENT, position, payload=tar[end:])
+
+
+def _crc(content: bytes) -> bytes:
+    checksum = tar_split.ContentSum()
+    checksum.update(content)
+    return checksum.digest()
