@@ -1,0 +1,1 @@
+"""Runs a plan of steps: order, limits, journal, progress, rollback. Knows nothing of what the steps do."""
