@@ -1,0 +1,1 @@
+"""containerd, live, over its gRPC API."""

@@ -1,0 +1,125 @@
+"""Real daemons with private roots, stopped at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_CONFIG = """\
+version = 2
+root = "{root}"
+state = "{state}"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+
+[grpc]
+  address = "{socket}"
+"""
+
+
+class Containerd:
+    """A containerd of our own below ``directory``; ``root`` is where it keeps everything."""
+
+    def __init__(self, directory: Path, root: Path | None = None) -> None:
+        self.directory = directory
+        self.root = root or directory / "root"
+        self.socket = directory / "containerd.sock"
+        self._log = directory / "containerd.log"
+        self._config = directory / "config.toml"
+        self._config.write_text(_CONFIG.format(root=self.root, state=directory / "state", socket=self.socket))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, seconds: float = 30) -> None:
+        """Start it and return when it says that it is ready, as it would say to systemd."""
+        with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.bind(f"{directory}/notify")
+            ready.settimeout(0.2)
+            environment = {**os.environ, "NOTIFY_SOCKET": f"{directory}/notify"}
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    ["containerd", "--config", str(self._config)], stdout=log, stderr=log, env=environment
+                )
+            end = time.monotonic() + seconds
+            while self._process.poll() is None and time.monotonic() < end:
+                with suppress(TimeoutError):
+                    if b"READY=1" in ready.recv(4096):
+                        return
+        self.kill()
+        raise RuntimeError(f"containerd did not start: {self._log.read_text()[-4000:]}")
+
+    def kill(self) -> None:
+        """Kill it, as ``kill -9`` does."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Have it end in good order."""
+        self._end(signal.SIGTERM)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def ctr(self, *arguments: str, namespace: str = "moby") -> str:
+        """Run ``ctr`` on it and return what it prints."""
+        command = ["ctr", "--address", str(self.socket), "--namespace", namespace, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    def _end(self, number: int) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(number)
+        self._process.wait(30)
+        self._process = None
+
+
+def need(request: pytest.FixtureRequest, *programs: str) -> None:
+    """Fail unless root and all ``programs`` are there; skip where nobody asked for tests with real daemons."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    problem = f"not installed: {', '.join(missing)}" if missing else "not root" if os.geteuid() != 0 else None
+    if problem is None:
+        return
+    if os.environ.get("CI") or "real" in request.config.option.markexpr:
+        pytest.fail(f"tests with real daemons: {problem}")
+    pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
+def start_containerd(request: pytest.FixtureRequest) -> Iterator[Callable[..., Containerd]]:
+    """Starts one more containerd at each call, with its ``root`` where one likes."""
+    need(request, "containerd", "ctr")
+    started: list[Containerd] = []
+
+    def start(root: Path | None = None) -> Containerd:
+        # Not pytest's directory for temporary files: a socket's path has at most 107 bytes.
+        daemon = Containerd(Path(tempfile.mkdtemp(prefix="transship-containerd-")), root)
+        started.append(daemon)
+        daemon.start()
+        return daemon
+
+    yield start
+    for daemon in started:
+        daemon.stop()
+        shutil.rmtree(daemon.directory)
+
+
+@pytest.fixture(scope="session")
+def containerd(start_containerd: Callable[..., Containerd]) -> Containerd:
+    """The containerd that tests share; who kills it starts it again."""
+    return start_containerd()
