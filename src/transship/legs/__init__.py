@@ -1,0 +1,1 @@
+"""Voyages: from which store to which, in which steps."""

@@ -1,0 +1,86 @@
+"""Looking before leaping: the plan of a migration, without writing anything; and the check of one that was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+
+from transship.engine import run as engine_run
+from transship.engine.event_log import open_event_log
+from transship.engine.events import fan_out
+from transship.engine.journal import FILE_NAME, Journal
+from transship.engine.progress import Progress
+from transship.legs.containerd.estimate import Estimate, estimate
+from transship.legs.containerd.itinerary import Itinerary, plan_voyage, select
+from transship.legs.containerd.migrate import identity, limits, opened, opened_state
+from transship.legs.containerd.verify import LEG, plan_verification
+from transship.legs.containerd.voyage import Voyage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from transship.engine.run import Summary
+    from transship.engine.step import Value
+    from transship.legs.containerd.migrate import Observer, Request
+    from transship.legs.containerd.targets import TargetSpec
+    from transship.stores.docker.store import Store
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a migration would do."""
+
+    store: Store
+    target: TargetSpec
+    itinerary: Itinerary
+    estimate: Estimate
+
+
+async def preview(request: Request) -> Preview:
+    """Plan what ``request`` asks for. Writes nothing. Raises UsageError, SourceError, TargetError, JournalError."""
+    store = await to_thread.run_sync(request.open_source)
+    images = select(store, request.images)
+    spec = request.target(store)
+    async with opened(spec) as target:
+        voyage = Voyage(store, target, request.recipe, request.settings.snapshots.fill, spec.namespace)
+        scope, _ = identity(request, store, spec)
+        known = await to_thread.run_sync(_standing, request.settings.run.state_dir, scope)
+        itinerary = await to_thread.run_sync(plan_voyage, voyage, images, known)
+        figures = await to_thread.run_sync(estimate, voyage, itinerary, known, request.settings.run.parallel)
+    return Preview(store, spec, itinerary, figures)
+
+
+async def verify(request: Request, observer: Observer) -> Summary:
+    """Hold the target against the source. What differs is in the summary's failed steps. Raises like ``migrate``."""
+    state_dir = request.settings.run.state_dir
+    async with opened_state(state_dir) as journal:
+        store = await to_thread.run_sync(request.open_source)
+        images = select(store, request.images)
+        spec = request.target(store)
+        async with opened(spec) as target:
+            plan = await to_thread.run_sync(plan_verification, store, target, images)
+            options = {"source": str(store.root.resolve()), "target": spec.to_json(), "images": sorted(request.images)}
+            run = await to_thread.run_sync(journal.start_run, LEG, f"{LEG}|{store.root}|{spec}", options)
+            progress = Progress(plan)
+            observer.planned(run, len(plan), progress)
+            async with open_event_log(state_dir, run) as log:
+                return await engine_run.run(
+                    plan,
+                    journal=journal,
+                    run_id=run,
+                    standing={},
+                    limits=limits(request.settings),
+                    emit=fan_out(log, observer.emit),
+                    progress=progress,
+                )
+
+
+def _standing(state_dir: Path, scope: str) -> Mapping[str, Value]:
+    """Return what earlier runs have done; nothing if there were none."""
+    if not (state_dir / FILE_NAME).exists():
+        return {}
+    with Journal.read_only(state_dir) as journal:
+        return journal.standing(scope)

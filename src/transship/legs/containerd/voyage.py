@@ -1,0 +1,35 @@
+"""What one migration is between, and how: what every step of it is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transship.files.fill import FillMode
+    from transship.formats.compression import Recipe
+    from transship.stores.docker.store import Store
+    from transship.stores.interfaces import Target
+
+LEG = "containerd"
+"""The name of this leg in the journal."""
+
+UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
+RECIPE_LABEL = "transship/recipe"
+RUN_LABEL = "transship/run"
+"""On an image record: the run that made it. Tells a name that a killed run wrote from one that was there before."""
+GC_SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot."
+GC_CONFIG_LABEL = "containerd.io/gc.ref.content.config"
+GC_LAYER_LABEL = "containerd.io/gc.ref.content.l."
+
+
+@dataclass(frozen=True)
+class Voyage:
+    """From ``store`` to ``target``. ``namespace`` decides how images are named; ``run`` is the run's ID, empty when only planning."""
+
+    store: Store
+    target: Target
+    recipe: Recipe
+    fill: FillMode
+    namespace: str
+    run: str = ""
