@@ -1,0 +1,157 @@
+"""Showing a run as it goes: bars on a terminal, plain lines elsewhere, JSON for scripts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
+
+from transship.cli.output import duration, printable, say_json, size
+from transship.engine.events import StepBlocked, StepFailed, StepUndone
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from transship.engine.events import Event
+    from transship.engine.progress import Progress, Snapshot
+
+_REFRESH = 0.1
+_PLAIN_INTERVAL = 5.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+class Display(Protocol):
+    """An ``Observer`` of runs that lives as long as a ``shown`` block."""
+
+    async def emit(self, event: Event) -> None: ...
+
+    def planned(self, run: str, steps: int, progress: Progress) -> None: ...
+
+    async def live(self) -> None:
+        """Show progress until cancelled."""
+        ...
+
+
+@asynccontextmanager
+async def shown(*, as_json: bool) -> AsyncIterator[Display]:
+    """Yield the display that suits where output goes."""
+    display: Display
+    if as_json:
+        display = JsonDisplay()
+    elif sys.stderr.isatty():
+        display = BarDisplay()
+    else:
+        display = PlainDisplay()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(display.live)
+        try:
+            yield display
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+class JsonDisplay:
+    """Each event as a JSON object, one a line, on standard output (``engine/events.py`` describes them)."""
+
+    async def emit(self, event: Event) -> None:
+        say_json(event.to_json())
+
+    def planned(self, run: str, steps: int, progress: Progress) -> None:
+        """Nothing: the event run_started says it."""
+
+    async def live(self) -> None:
+        await anyio.sleep_forever()
+
+
+class _Watching:
+    """What both displays for people have in common: the progress that they read."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def planned(self, run: str, steps: int, progress: Progress) -> None:
+        self._progress = progress
+        sys.stderr.write(f"run {run}: {steps} steps\n")
+
+
+class PlainDisplay(_Watching):
+    """Lines on standard error: what failed at once, progress every few seconds."""
+
+    async def emit(self, event: Event) -> None:
+        if text := trouble(event):
+            sys.stderr.write(text + "\n")
+
+    async def live(self) -> None:
+        due = time.monotonic() + _PLAIN_INTERVAL
+        while True:
+            await anyio.sleep(max(0, due - time.monotonic()))
+            due += _PLAIN_INTERVAL
+            if self._progress is not None:
+                sys.stderr.write(line(self._progress.snapshot()) + "\n")
+
+
+class BarDisplay(_Watching):
+    """Bars on the terminal: bytes of all layers, steps, and what runs right now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[detail]}"),
+            console=Console(stderr=True),
+            transient=True,
+            auto_refresh=False,
+        )
+        self._bytes = self._bars.add_task("layers", total=None, detail="")
+        self._steps = self._bars.add_task("steps ", total=None, detail="")
+
+    async def emit(self, event: Event) -> None:
+        if text := trouble(event):
+            self._bars.console.print(text, markup=False, highlight=False)
+
+    async def live(self) -> None:
+        with self._bars:
+            while True:
+                if self._progress is not None:
+                    self._draw(self._progress.snapshot())
+                await anyio.sleep(_REFRESH)
+
+    def _draw(self, now: Snapshot) -> None:
+        passed = now.done + now.skipped + now.left_out
+        eta = f", {duration(now.eta)} left" if now.eta is not None else ""
+        rate = f"{size(passed.bytes)} of {size(now.total.bytes)}, {size(now.rate)}/s{eta}"
+        running = ", ".join(step.title for step in now.running[:3])
+        self._bars.update(self._bytes, total=now.total.bytes, completed=passed.bytes, detail=rate)
+        self._bars.update(
+            self._steps, total=now.total.steps, completed=passed.steps, detail=f"{passed.steps} of {now.total.steps}  {running}"
+        )
+        self._bars.refresh()
+
+
+def line(now: Snapshot) -> str:
+    """Return the state of a run in one line."""
+    passed = now.done + now.skipped + now.left_out
+    eta = f", about {duration(now.eta)} left" if now.eta is not None else ""
+    return (
+        f"{passed.steps} of {now.total.steps} steps, {size(passed.bytes)} of {size(now.total.bytes)}, {size(now.rate)}/s{eta}"
+    )
+
+
+def trouble(event: Event) -> str:
+    """Return what a person must know of an event at once; empty for what goes well."""
+    if isinstance(event, StepFailed):
+        remedy = f"\n  what to do: {printable(event.error.remedy)}" if event.error.remedy else ""
+        return f"FAILED {printable(event.title)}: {printable(event.error.message)}{remedy}"
+    if isinstance(event, StepBlocked):
+        return f"left out: {printable(event.title)}, because {event.cause} failed"
+    if isinstance(event, StepUndone) and not event.removed:
+        return f"kept: {event.key}, because something else uses it"
+    return ""

@@ -1,0 +1,75 @@
+"""The command line: which command, with which options, and the exit code that comes of it."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from transship import __version__, config, logging
+from transship.cli import migrate, plan, rollback, status, verify
+from transship.cli.output import print_error
+from transship.engine.signals import until_signal
+from transship.errors import ExitCode, TransshipError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMMANDS = (plan, migrate, status, verify, rollback)
+_EXIT_CODES = """\
+exit codes:
+  0  done                                 4  the target cannot be used
+  1  ended, but something was left out    5  verification found a difference
+  2  wrong usage or configuration         6  another run holds the state directory
+  3  the source cannot be read            130, 143  stopped by a signal; run again to go on
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that ``arguments`` (default: the process's) name; return the exit code."""
+    options = _parser().parse_args(arguments)
+    as_json = getattr(options, "json", False)
+    try:
+        settings = config.load(options.config)
+        logging.configure(settings.log.level)
+        _raise_file_limit()
+        work = partial(options.run, options, settings)
+        return int(anyio.run(until_signal, work, backend_options={"use_uvloop": True}))
+    except TransshipError as error:
+        print_error(error, as_json=as_json)
+        return error.exit_code
+    except BrokenPipeError:  # whoever read our output has gone; there is no one left to tell
+        sys.stderr.close()
+        return ExitCode.INCOMPLETE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="transship",
+        description="Moves everything a Docker host holds to the containerd image store: nothing lost, nothing claimed that is"
+        " not so, resumable, and with a way back.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"transship {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in _COMMANDS:
+        command = module.add_parser(commands)
+        command.epilog = _EXIT_CODES
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
+        command.add_argument(
+            "--config", type=Path, metavar="FILE", help=f"configuration file (default: {config.DEFAULT_FILE}, if there is one)"
+        )
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: deep directory trees are walked through one descriptor a level."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,108 @@
+"""Options that several commands share, and how they override the configuration file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from transship.files.fill import FillMode
+from transship.formats.compression import Codec
+from transship.legs.containerd.migrate import Request
+
+if TYPE_CHECKING:
+    from transship.config import Settings
+
+
+def add_source_and_target(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say from where to where."""
+    parser.add_argument(
+        "--source",
+        type=Path,
+        metavar="DIR",
+        help="Docker's data root (default: the data-root of daemon.json, or /var/lib/docker)",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="TARGET",
+        help="containerd, containerd:SOCKET, or oci:DIR for an OCI image layout (default: containerd, if its socket is there)",
+    )
+    parser.add_argument(
+        "--image",
+        dest="images",
+        action="append",
+        default=[],
+        metavar="REF",
+        help="only this image (name or ID), with the images it was built from; may be repeated",
+    )
+    parser.add_argument("--namespace", metavar="N", help="containerd namespace (default: moby, Docker's; Kubernetes': k8s.io)")
+    parser.add_argument(
+        "--snapshotter", metavar="S", help="overlayfs or native (default: overlayfs for overlay2, native for vfs)"
+    )
+
+
+def add_state_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where the journal is."""
+    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="where the journal is (default: /var/lib/transship)")
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the option for scripts."""
+    parser.add_argument("--json", action="store_true", help=what)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how blobs are made and snapshots are filled."""
+    parser.add_argument(
+        "--compression",
+        choices=[codec.value for codec in Codec],
+        help="of layer blobs (default: zstd; Docker 20.10 and older can read only gzip)",
+    )
+    parser.add_argument("--level", type=int, metavar="N", help="zstd 1 to 19 (default: 3), gzip 0 to 3 (default: 1)")
+    parser.add_argument(
+        "--fill",
+        choices=[mode.value for mode in FillMode],
+        help="how files get into snapshots (default: auto: reflink where the file system can, else hard links for files of"
+        " 64 KiB and more and copies of smaller ones, else copies)",
+    )
+    parser.add_argument("--jobs", type=_positive, metavar="N", help="layers worked on at once (default: one per processor)")
+
+
+def request_from(options: argparse.Namespace, settings: Settings) -> Request:
+    """Return what ``options`` ask for, on top of ``settings``."""
+    return Request(overridden(options, settings), tuple(options.images))
+
+
+def overridden(options: argparse.Namespace, settings: Settings) -> Settings:
+    """Return ``settings`` with what was given on the command line in their place."""
+
+    def given(name: str) -> object:
+        return getattr(options, name, None)
+
+    def replace(section: msgspec.Struct, **names: str) -> msgspec.Struct:
+        return msgspec.structs.replace(
+            section, **{field: value for field, name in names.items() if (value := given(name)) is not None}
+        )
+
+    compression, fill = given("compression"), given("fill")
+    blobs = replace(settings.blobs, level="level")
+    if compression is not None:
+        blobs = msgspec.structs.replace(blobs, compression=Codec(compression))
+    snapshots = settings.snapshots if fill is None else msgspec.structs.replace(settings.snapshots, fill=FillMode(fill))
+    return msgspec.structs.replace(
+        settings,
+        source=replace(settings.source, directory="source"),
+        target=replace(settings.target, to="target", namespace="namespace", snapshotter="snapshotter"),
+        blobs=blobs,
+        snapshots=snapshots,
+        run=replace(settings.run, state_dir="state_dir", jobs="jobs"),
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value

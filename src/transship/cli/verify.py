@@ -1,0 +1,43 @@
+"""``transship verify``: hold the target against the source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transship.cli.display import shown
+from transship.cli.options import add_json, add_source_and_target, add_state_dir, request_from
+from transship.cli.output import duration, say, say_json, size
+from transship.errors import ExitCode
+from transship.legs.containerd.inspect import verify
+
+if TYPE_CHECKING:
+    import argparse
+
+    from transship.config import Settings
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Add the command to ``commands``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "verify",
+        help="check the target against the source, to the byte",
+        description="Checks every name, config and manifest, the digest of each blob and of what it unpacks to, and each"
+        " snapshot's tree, against the source. Reads everything; changes nothing.",
+    )
+    add_source_and_target(parser)
+    add_state_dir(parser)
+    add_json(parser, "print one JSON object per event, and one at the end")
+    return parser
+
+
+async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
+    """Verify; return DONE or VERIFICATION. Raises TransshipError."""
+    async with shown(as_json=options.json) as display:
+        summary = await verify(request_from(options, settings), display)
+    differences = [failure.error.message for failure in summary.failed]
+    if options.json:
+        say_json({"type": "report", "run": summary.run, "checks": summary.steps, "differences": differences})
+    else:
+        verdict = f"{len(differences)} DIFFER, see above" if differences else "no differences"
+        say(f"{summary.steps} checks: {verdict}; {size(summary.bytes)} read in {duration(summary.seconds)}")
+    return ExitCode.VERIFICATION if differences else ExitCode.DONE
