@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from transship.engine.records import ErrorInfo, RunRecord, RunState, StepRecord, merged, printable
+from transship.engine.records import ErrorInfo, Outcome, RunRecord, RunState, StepRecord, merged, printable
 from transship.engine.state_dir import make_state_dir
 from transship.engine.step import State
 from transship.errors import JournalError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from transship.engine.records import Outcome
     from transship.engine.step import Value
 
 T = TypeVar("T")
@@ -155,6 +154,19 @@ class Journal:
             for number, outcome in enumerate(outcomes, seq + 1):
                 row = db.execute(f"{_STEP} WHERE run = ? AND key = ?", (run, outcome.key)).fetchone()
                 self._put(merged(row and _step(row), outcome, run=run, seq=number))
+
+    def begin(self, run: str, key: str) -> None:
+        """Journal that a step of ``run`` begins, so that what a killed attempt may have made is known to be the run's own.
+
+        This alone survives a kill, but perhaps not a power cut: it is not worth a sync before every step.
+        """
+        with self._lock, self._reaching():
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            try:
+                now = time.time()
+                self.record(run, Outcome(key, State.BEGUN, now, now))
+            finally:
+                self._db.execute("PRAGMA synchronous = FULL")
 
     def mark_undone(self, run: str, key: str) -> None:
         """Write down that what ``run`` created for the step ``key`` has been removed."""

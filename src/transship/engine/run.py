@@ -117,6 +117,7 @@ class _Runner:
         self._ready: dict[Resource, list[tuple[int, int, int, str]]] = {resource: [] for resource in limits}
         self._places = {step.key: place for place, step in enumerate(plan)}
         self._waits_for = {step.key: len(before(step)) for step in plan}
+        self._torn: frozenset[str] = frozenset()  # begun by an attempt that was killed: what is there is probably its work
         self._states: dict[str, State] = {}
         self._values: dict[str, Value] = {}
         self._counts: Counter[str] = Counter()
@@ -128,7 +129,7 @@ class _Runner:
         state = RunState.INTERRUPTED
         failure: Exception | None = None
         try:
-            await self._emit_started()
+            await self._begin()
             async with create_task_group() as tasks:
                 for step in self._plan:
                     if not self._waits_for[step.key]:
@@ -144,8 +145,10 @@ class _Runner:
             raise failure
         return summary
 
-    async def _emit_started(self) -> None:
-        record = await to_thread.run_sync(self._journal.run, self._run, limiter=self._journal_limiter)
+    async def _begin(self) -> None:
+        in_thread = partial(to_thread.run_sync, limiter=self._journal_limiter)
+        record = await in_thread(self._journal.run, self._run)
+        self._torn = frozenset(step.key for step in await in_thread(self._journal.steps, self._run, State.BEGUN))
         cost = self._plan.cost
         await self._emit(
             RunStarted(self._run, time.time(), record.leg, record.attempts, len(self._plan), cost.bytes, cost.files)
@@ -220,12 +223,12 @@ class _Runner:
         value = self._standing.get(step.key)
         if value is not None and await in_thread(step.check, value):
             return Outcome(step.key, State.DONE, started, time.time(), value=value, skipped=True)
+        await to_thread.run_sync(self._journal.begin, self._run, step.key, limiter=self._journal_limiter)
         await self._emit(StepStarted(self._run, time.time(), step.key, printable(step.title)))
         self._progress.started(step)
         result = await in_thread(step.run, context)
-        return Outcome(
-            step.key, State.DONE, started, time.time(), value=result.value, created=result.created, bytes=context.bytes
-        )
+        created = result.created or step.key in self._torn
+        return Outcome(step.key, State.DONE, started, time.time(), value=result.value, created=created, bytes=context.bytes)
 
     async def _settle_done(self, step: Step, outcome: Outcome) -> None:
         """Journal and report a step that is done: also if the run is stopping, for its result is there."""

@@ -81,8 +81,10 @@ class Step:
 
 
 class State(Enum):
-    """How a step ended."""
+    """How a step stands."""
 
+    BEGUN = "begun"
+    """Begun, and not come to an end: it runs now, or was stopped or killed."""
     DONE = "done"
     """Run and durable, in this run or in an earlier one whose outcome still checked."""
     FAILED = "failed"
