@@ -69,7 +69,11 @@ def write_layer(path: Path, number: int, words: list[bytes]) -> None:
         for index in range(FILES_PER_LAYER):
             size = min(int(source.lognormvariate(MEAN_LOG_SIZE, DEVIATION)), 3 << 20)
             start = source.randrange(len(text) - size)
-            add(archive, f"srv/layer{number}/d{index // 800:02}/s{index // 40 % 20:02}/file{index}.txt", text[start : start + size])
+            add(
+                archive,
+                f"srv/layer{number}/d{index // 800:02}/s{index // 40 % 20:02}/file{index}.txt",
+                text[start : start + size],
+            )
         for index in range(SHARED_OBJECTS_PER_LAYER):
             mixed = bytearray()
             while len(mixed) < 4 << 20:

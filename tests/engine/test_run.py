@@ -228,6 +228,16 @@ async def test_the_costliest_goes_first(world: World, attempts: Attempts, run_id
     assert world.ran == ["blob:9", "blob:7", "blob:5", "blob:3", "blob:1"]
 
 
+async def test_what_most_waits_for_goes_first(world: World, attempts: Attempts, run_id: str) -> None:
+    steps = [
+        world.step("blob:small", size=1),
+        world.step("blob:large", size=2_000_000),
+        *(world.step(f"snapshot:{n}", ("blob:small",) if n == 0 else (f"snapshot:{n - 1}",), size=900_000) for n in range(3)),
+    ]
+    await attempts.go(steps, run_id, {Resource.CPU: 1})
+    assert world.ran[0] == "blob:small"
+
+
 async def test_a_resource_without_limit_is_refused(world: World, attempts: Attempts, run_id: str) -> None:
     with pytest.raises(ValueError, match="DISK"):
         await attempts.go([world.step("blob:1", resource=Resource.DISK)], run_id, {Resource.CPU: 1, Resource.DISK: 0})

@@ -44,6 +44,11 @@ class Plan:
         """For each key, the keys of the steps that need it."""
         self.followed_by = _reversed({step.key: before(step) for step in self})
         """For each key, the keys of the steps that wait for it, whether they need it or come after it."""
+        self.urgency: dict[str, int] = {}
+        """For each key, the work on the longest way from the step's start to the end of the run: no run can be shorter."""
+        for key in reversed(self._order):
+            later = max((self.urgency[follower] for follower in self.followed_by[key]), default=0)
+            self.urgency[key] = self[key].cost.work + later
 
     def __len__(self) -> int:
         return len(self._steps)

@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from transship.engine.step import work
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,9 +20,6 @@ WINDOW = 30.0
 """Seconds over which the rate is taken."""
 _INTERVAL = 0.25
 """Seconds between two samples of it, at least."""
-_FILE_WORK = 16 * 1024
-_STEP_WORK = 256 * 1024
-"""Opening a small file, or going through a step at all, takes about as long as reading so many bytes. For the ETA only."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Amount:
 
     @property
     def work(self) -> int:
-        """The time it takes, in bytes that could be read in it."""
-        return self.bytes + self.files * _FILE_WORK + self.steps * _STEP_WORK
+        """The time it takes; see ``step.work``."""
+        return work(self.steps, self.bytes, self.files)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ async def run(
     """Run the steps of ``plan``, journal each outcome under ``run_id`` (a started run) and end the run in the journal.
 
     A step whose outcome in ``standing`` (``Journal.standing``) still checks does not run. At most ``limits`` steps run at
-    once for each resource; of those that are ready the costliest goes first. A TransshipError fails its step and blocks
+    once for each resource; of those that are ready the one goes first after which the most is still to come. A TransshipError fails its step and blocks
     what needs it; the rest goes on, and the run ends ``incomplete``.
 
     An error of FATAL, of the journal or of ``emit``, any other kind of error (a defect), and cancellation stop the run:
@@ -114,7 +114,7 @@ class _Runner:
         self._limiters = {resource: CapacityLimiter(limit) for resource, limit in limits.items() if limit > 0}
         self._journal_limiter = CapacityLimiter(1)
         self._emit_lock = Lock()
-        self._ready: dict[Resource, list[tuple[int, int, int, str]]] = {resource: [] for resource in limits}
+        self._ready: dict[Resource, list[tuple[int, int, str]]] = {resource: [] for resource in limits}
         self._places = {step.key: place for place, step in enumerate(plan)}
         self._waits_for = {step.key: len(before(step)) for step in plan}
         self._torn: frozenset[str] = frozenset()  # begun by an attempt that was killed: what is there is probably its work
@@ -185,7 +185,7 @@ class _Runner:
         return summary
 
     def _make_ready(self, step: Step) -> None:
-        heappush(self._ready[step.resource], (-step.cost.bytes, -step.cost.files, self._places[step.key], step.key))
+        heappush(self._ready[step.resource], (-self._plan.urgency[step.key], self._places[step.key], step.key))
 
     def _launch(self, tasks: TaskGroup) -> None:
         """Start a task for each ready step that its resource has room for; if the run is stopping, it ends at once."""

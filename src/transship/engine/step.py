@@ -23,12 +23,30 @@ class Resource(Enum):
     REMOTE = "remote"
 
 
+_FILE_WORK = 16 * 1024
+_STEP_WORK = 256 * 1024
+"""Opening a small file, or going through a step at all, takes about as long as reading so many bytes."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """How much a step reads: content ``bytes`` and number of ``files``. For progress, limits and estimates, never exact."""
 
     bytes: int = 0
     files: int = 0
+
+    @property
+    def work(self) -> int:
+        """The time that one step of this cost takes; see ``work``."""
+        return work(1, self.bytes, self.files)
+
+
+def work(steps: int, content: int, files: int) -> int:
+    """Return about how long it takes to go through ``steps`` that read ``content`` bytes in ``files``, to order and to estimate.
+
+    The unit is the time to read a byte.
+    """
+    return content + files * _FILE_WORK + steps * _STEP_WORK
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,10 @@ _IsalError = cast("type[Exception]", isal_zlib.error)
 _ZSTD_MAX_WINDOW_LOG = 23
 """8 MiB: the window that every zstd decoder is asked to support (RFC 8878, section 3.1.1.1.2)."""
 
-_ZSTD_JOB_SIZE = 4 << 20
-"""Bytes that a worker thread compresses at a time. libzstd's own choice at level 3 is twice that, and takes twice the memory."""
+_ZSTD_JOB_SIZE = 2 << 20
+"""Bytes that a worker thread compresses at a time. libzstd's own choice at level 3 is four times that, and takes four times the memory."""
+
+_GZIP_BLOCK_SIZE = 1 << 20
 
 
 class Codec(Enum):
@@ -74,6 +76,32 @@ class _Verbatim:
         return b""
 
 
+class _Gzip:
+    """ISA-L's gzip, fed in pieces of one size: how its input is cut shows in its output."""
+
+    def __init__(self, level: int) -> None:
+        self._deflate = isal_zlib.compressobj(level, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
+        self._waiting = bytearray()
+
+    def compress(self, data: bytes | memoryview, /) -> bytes:
+        view = memoryview(data)
+        ready = []
+        while len(self._waiting) + len(view) >= _GZIP_BLOCK_SIZE:
+            missing = _GZIP_BLOCK_SIZE - len(self._waiting)
+            if self._waiting:
+                self._waiting += view[:missing]
+                ready.append(self._deflate.compress(self._waiting))
+                self._waiting.clear()
+            else:
+                ready.append(self._deflate.compress(view[:missing]))
+            view = view[missing:]
+        self._waiting += view
+        return b"".join(ready)
+
+    def flush(self) -> bytes:
+        return self._deflate.compress(self._waiting) + self._deflate.flush()
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What shapes a compressed blob. Two runs with equal ``name`` make equal blobs of equal layers."""
@@ -97,7 +125,7 @@ class Recipe:
         """Codec, level and library, e.g. ``zstd-3 libzstd-1.5.7 jobs-4M``: written to the journal and as a label."""
         library = {
             Codec.ZSTD: f"libzstd-{'.'.join(map(str, zstandard.ZSTD_VERSION))} jobs-{_ZSTD_JOB_SIZE >> 20}M",
-            Codec.GZIP: f"isal-{isal.__version__}",
+            Codec.GZIP: f"isal-{isal.__version__} blocks-{_GZIP_BLOCK_SIZE >> 20}M",
             Codec.NONE: "tar",
         }[self.codec]
         return f"{self.codec.value}-{self.level} {library}"
@@ -110,7 +138,7 @@ class Recipe:
     def compressor(self, threads: int = 1) -> Compressor:
         """Start a compression. ``threads`` (1 or more) changes how fast zstd is, not what it writes."""
         if self.codec is Codec.GZIP:
-            return isal_zlib.compressobj(self.level, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
+            return _Gzip(self.level)
         if self.codec is Codec.NONE:
             return _Verbatim()
         window_log = min(zstandard.ZstdCompressionParameters.from_level(self.level).window_log, _ZSTD_MAX_WINDOW_LOG)
@@ -123,7 +151,8 @@ class Recipe:
 def decompressed(chunks: Iterable[bytes], media_type: str) -> Iterator[bytes]:
     """Yield the content of a layer blob of any media type that OCI and Docker know, in pieces of bounded size.
 
-    Raises ValueError for an unknown media type, and for data that are damaged or end early.
+    Raises ValueError for an unknown media type, and for data that are damaged or, gzip, end early. zstd data that end early
+    give what there is: the content's digest tells.
     """
     if media_type.endswith("+zstd"):
         yield from _unpacked_zstd(chunks)

@@ -74,7 +74,7 @@ def read(file: BinaryIO) -> Iterator[Entry]:
 def _decode(lines: bytes) -> Iterator[Entry]:
     try:
         entries = _decoder.decode_lines(lines)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not tar-split data ({error})") from error
     for entry in entries:
         if entry.type not in {FILE, SEGMENT} or entry.size < 0:

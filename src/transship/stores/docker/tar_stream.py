@@ -8,18 +8,27 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from collections import deque
+from contextlib import closing
+from typing import TYPE_CHECKING, NamedTuple
 
 from transship.errors import LayerMismatch, SourceCorrupt
 from transship.files.beneath import Beneath
 from transship.formats import tar_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 CHUNK = 1 << 20
 """Bytes handed on at a time. A layer takes this much memory, however large it is."""
+
+_AHEAD = 32 << 20
+"""How far ahead of the stream files are opened and asked for: so many bytes."""
+_WEIGHT_OF_A_FILE = 128 << 10
+"""A file counts as so many bytes more than it has, so that no more than 256 are open."""
+_ASKED_OF_A_FILE = 1 << 20
+"""Bytes of one file that are asked for ahead; of a larger one the kernel reads the rest ahead by itself."""
 
 RESTORE_HINT = "pull or rebuild the image, or leave it out"
 
@@ -34,10 +43,10 @@ def read(metadata: Path, directory: Path) -> Iterator[memoryview]:
     buffer = bytearray(CHUNK)
     view = memoryview(buffer)
     used = 0
-    with Beneath(directory) as files:
-        for entry in entries(metadata):
-            if entry.type == tar_split.SEGMENT:
-                payload = entry.payload or b""
+    with Beneath(directory) as files, closing(_opened_ahead(entries(metadata), files, directory)) as opened:
+        for entry, descriptor, _ in opened:
+            if descriptor is None:
+                payload = (entry.payload or b"") if entry.type == tar_split.SEGMENT else b""
                 length = len(payload)
                 if used + length > CHUNK:
                     yield view[:used]
@@ -47,26 +56,67 @@ def read(metadata: Path, directory: Path) -> Iterator[memoryview]:
                 else:
                     view[used : used + length] = payload
                     used += length
-            elif entry.size:
-                descriptor = open_content(files, entry, directory)
-                try:
-                    left = entry.size
-                    while left:
-                        if used == CHUNK:
-                            yield view
-                            used = 0
-                        got = os.readv(descriptor, [view[used : used + left]])
-                        if not got:
-                            raise LayerMismatch(
-                                f"{shown(directory, entry)} shrank while it was read",
-                                remedy="stop whatever writes to the store",
-                            )
-                        used += got
-                        left -= got
-                finally:
-                    os.close(descriptor)
+                continue
+            left = entry.size
+            while left:
+                if used == CHUNK:
+                    yield view
+                    used = 0
+                got = os.readv(descriptor, [view[used : used + left]])
+                if not got:
+                    raise LayerMismatch(
+                        f"{shown(directory, entry)} shrank while it was read", remedy="stop whatever writes to the store"
+                    )
+                used += got
+                left -= got
     if used:
         yield view[:used]
+
+
+class _Opened(NamedTuple):
+    """An entry with a descriptor of its content, None if it has none. ``weight`` is what it counts for in the way ahead."""
+
+    entry: tar_split.Entry
+    descriptor: int | None
+    weight: int
+
+
+def _opened_ahead(source: Iterable[tar_split.Entry], files: Beneath, directory: Path) -> Iterator[_Opened]:
+    """Yield each entry with its content opened; it is closed when the next is asked for.
+
+    Files are opened some way ahead and the kernel is asked to read them, so that a cold disk has many requests at once to work
+    on instead of one after the other.
+    """
+    ahead: deque[_Opened] = deque()
+    weight = 0
+    try:
+        for entry in source:
+            ahead.append(_open_and_ask(entry, files, directory))
+            weight += ahead[-1].weight
+            while weight > _AHEAD:
+                yield ahead[0]
+                weight -= _close(ahead.popleft())
+        while ahead:
+            yield ahead[0]
+            _close(ahead.popleft())
+    finally:
+        while ahead:
+            _close(ahead.popleft())
+
+
+def _open_and_ask(entry: tar_split.Entry, files: Beneath, directory: Path) -> _Opened:
+    if entry.type != tar_split.FILE or not entry.size:
+        return _Opened(entry, None, 0)
+    descriptor = open_content(files, entry, directory)
+    asked = min(entry.size, _ASKED_OF_A_FILE)
+    os.posix_fadvise(descriptor, 0, asked, os.POSIX_FADV_WILLNEED)
+    return _Opened(entry, descriptor, asked + _WEIGHT_OF_A_FILE)
+
+
+def _close(opened: _Opened) -> int:
+    if opened.descriptor is not None:
+        os.close(opened.descriptor)
+    return opened.weight
 
 
 def entries(metadata: Path) -> Iterator[tar_split.Entry]:
@@ -119,4 +169,4 @@ def first_difference(metadata: Path, directory: Path) -> str:
 
 def shown(directory: Path, entry: tar_split.Entry) -> str:
     """Return the path of an entry's file for a message, with bytes that are not text escaped."""
-    return os.fsdecode(os.fsencode(directory) + b"/" + entry.path).encode("utf-8", "backslashreplace").decode()
+    return (os.fsencode(directory) + b"/" + entry.path).decode("utf-8", "backslashreplace")
