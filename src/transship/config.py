@@ -111,4 +111,4 @@ def load(path: Path | None) -> Settings:
 def _decode(kind: type, value: object) -> object:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise NotImplementedError(f"{kind} in a configuration file")
+    raise ValueError(f"Expected a string, got {value!r}")

@@ -148,8 +148,7 @@ def line(now: Snapshot) -> str:
 def trouble(event: Event) -> str:
     """Return what a person must know of an event at once; empty for what goes well."""
     if isinstance(event, StepFailed):
-        remedy = f"\n  what to do: {printable(event.error.remedy)}" if event.error.remedy else ""
-        return f"FAILED {printable(event.title)}: {printable(event.error.message)}{remedy}"
+        return f"FAILED {printable(event.title)}: {printable(event.error.message)}"
     if isinstance(event, StepBlocked):
         return f"left out: {printable(event.title)}, because {event.cause} failed"
     if isinstance(event, StepUndone) and not event.removed:

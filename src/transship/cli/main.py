@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import resource
 import sys
+import textwrap
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ exit codes:
   2  wrong usage or configuration         6  another run holds the state directory
   3  the source cannot be read            130, 143  stopped by a signal; run again to go on
 """
+_WIDTH = 78  # of a help text's paragraphs: beside a list that must stay as it is, argparse does not break them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,8 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="transship",
-        description="Moves everything a Docker host holds to the containerd image store: nothing lost, nothing claimed that is"
-        " not so, resumable, and with a way back.",
+        description=textwrap.fill(
+            "Moves the images of a Docker host to the containerd image store: nothing lost, nothing claimed that is not so,"
+            " resumable, and with a way back.",
+            _WIDTH,
+        ),
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -60,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in _COMMANDS:
         command = module.add_parser(commands)
+        command.description = textwrap.fill(command.description or "", _WIDTH)
         command.epilog = _EXIT_CODES
         command.formatter_class = argparse.RawDescriptionHelpFormatter
         command.add_argument(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transship.cli.display import shown
 from transship.cli.options import add_json, add_recipe, add_source_and_target, add_state_dir, request_from
-from transship.cli.output import duration, printable, say, say_json, size
+from transship.cli.output import duration, say, say_json, size
 from transship.errors import ExitCode
 from transship.legs.containerd.migrate import migrate
 
@@ -66,8 +66,13 @@ def _document(report: Report) -> dict[str, Any]:
 def _summarise(report: Report) -> None:
     summary = report.summary
     for left in report.itinerary.left_out:
-        say(f"{'NOT MOVED' if left.lost else 'note'}: {printable(left.subject)}: {printable(left.reason)}")
-        say(f"  what to do: {left.remedy}")
+        if not left.lost:
+            say(f"note: {left.subject}: {left.reason}")
+            say(f"  what to do: {left.remedy}")
+    for failure in summary.failed:
+        say(f"NOT MOVED: {failure.title}: {failure.error.message}")
+        if failure.error.remedy:
+            say(f"  what to do: {failure.error.remedy}")
     missing = len(summary.failed) + len(summary.blocked)
     say(
         f"{len(report.itinerary.images)} images, {len(report.itinerary.layers)} layers: {summary.done} steps done"

@@ -33,8 +33,8 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line of a result."""
-    sys.stdout.write(text + "\n")
+    """Print a line of a result, whatever is in it."""
+    sys.stdout.write(printable(text) + "\n")
 
 
 def say_json(document: Any) -> None:
@@ -51,7 +51,7 @@ def print_error(error: TransshipError, *, as_json: bool) -> None:
         return
     sys.stderr.write(f"transship: {printable(error.message)}\n")
     if error.remedy:
-        sys.stderr.write(f"  what to do: {error.remedy}\n")
+        sys.stderr.write(f"  what to do: {printable(error.remedy)}\n")
 
 
 def printable(text: str) -> str:

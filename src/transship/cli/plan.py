@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from transship.cli.options import add_json, add_recipe, add_source_and_target, add_state_dir, request_from
-from transship.cli.output import duration, printable, say, say_json, size
+from transship.cli.output import duration, say, say_json, size
 from transship.errors import ExitCode
 from transship.legs.containerd.inspect import preview
 from transship.legs.containerd.manifests import title
@@ -70,9 +70,9 @@ def _describe(found: Preview) -> None:
         say(f"note: images of other drivers in the same root are not part of this: {', '.join(found.store.other_drivers)}")
     for image in found.itinerary.images:
         more = f" and {len(image.references) - 1} more names" if len(image.references) > 1 else ""
-        say(f"  {image.id[7:19]}  {printable(title(image)) + more if image.references else '(no tag)'}")
+        say(f"  {image.id[7:19]}  {title(image) + more if image.references else '(no tag)'}")
     for left in found.itinerary.left_out:
-        say(f"{'CANNOT MOVE' if left.lost else 'note'}: {printable(left.subject)}: {printable(left.reason)}")
+        say(f"{'CANNOT MOVE' if left.lost else 'note'}: {left.subject}: {left.reason}")
         say(f"  what to do: {left.remedy}")
     say(
         f"{len(found.itinerary.images)} images, {len(found.itinerary.layers)} layers, {figures.steps} steps,"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from transship.cli.options import add_json, add_state_dir, overridden
-from transship.cli.output import duration, printable, say, say_json, size
+from transship.cli.output import duration, say, say_json, size
 from transship.engine.journal import FILE_NAME, Journal
 from transship.engine.step import State
 from transship.errors import ExitCode
@@ -87,4 +87,4 @@ def _describe(runs: list[RunRecord], steps: list[StepRecord]) -> None:
     say(f"last run: {', '.join(f'{count} {state}' for state, count in counts.items()) or 'no steps yet'}")
     for step in steps:
         if step.state is State.FAILED and step.error:
-            say(f"  FAILED {step.key}: {printable(step.error.message)}")
+            say(f"  FAILED {step.key}: {step.error.message}")

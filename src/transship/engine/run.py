@@ -76,8 +76,8 @@ async def run(
     """Run the steps of ``plan``, journal each outcome under ``run_id`` (a started run) and end the run in the journal.
 
     A step whose outcome in ``standing`` (``Journal.standing``) still checks does not run. At most ``limits`` steps run at
-    once for each resource; of those that are ready the one goes first after which the most is still to come. A TransshipError fails its step and blocks
-    what needs it; the rest goes on, and the run ends ``incomplete``.
+    once for each resource; of those that are ready the one goes first that has the most still to come after it. A
+    TransshipError fails its step and blocks what needs it; the rest goes on, and the run ends ``incomplete``.
 
     An error of FATAL, of the journal or of ``emit``, any other kind of error (a defect), and cancellation stop the run:
     threads stop at their next look, what was finished is journalled, the run ends ``interrupted``, and the error or

@@ -42,9 +42,9 @@ class Cost:
 
 
 def work(steps: int, content: int, files: int) -> int:
-    """Return about how long it takes to go through ``steps`` that read ``content`` bytes in ``files``, to order and to estimate.
+    """Return about how long it takes to go through ``steps`` that read ``content`` bytes in ``files``.
 
-    The unit is the time to read a byte.
+    The unit is the time to read a byte. To order and to estimate, no more.
     """
     return content + files * _FILE_WORK + steps * _STEP_WORK
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Self
 
@@ -22,6 +23,8 @@ FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 
 MAX_LINKS = 40
 """Links followed in one path before giving up, as in the kernel (path_resolution(7))."""
+_DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
+"""Opening one can do things: rewind a tape, start a watchdog."""
 _KEPT_OPEN = 8
 """Directories kept open. Names come in the order of a walk, so the last few serve nearly all."""
 
@@ -45,13 +48,19 @@ class Beneath:
     def open_file(self, path: bytes) -> int:
         """Return a descriptor, for reading, of what is at ``path``, a tar member's name. The caller closes it.
 
-        A link in the last component is not followed (ELOOP). Opening does not wait, not even for a fifo's other end. Raises
-        OSError with the number that the system gave; ENOENT for an empty path and for one that ends in ``..``.
+        A link in the last component is not followed (ELOOP). Opening does not wait, not even for a fifo's other end, and has
+        no other effects: devices are not opened (ENXIO). Raises OSError with the number that the system gave; ENOENT for an
+        empty path, for one that ends in ``..``, and for one with a NUL in it.
         """
         parent, _, name = path.rpartition(b"/")
         if name in {b"", b".", b".."}:
             return self._open_unusual(path)
-        return os.open(name, FILE_FLAGS, dir_fd=self.directory(parent))
+        directory = self.directory(parent)
+        if b"\0" in name:
+            raise _missing(path)
+        if stat.S_IFMT(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode) in _DEVICES:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), os.fsdecode(path))
+        return os.open(name, FILE_FLAGS, dir_fd=directory)
 
     def directory(self, path: bytes) -> int:
         """Return a descriptor of the directory at ``path``; it stays this object's and serves until the next call.
@@ -60,6 +69,8 @@ class Beneath:
         """
         if not path:
             return self._root
+        if b"\0" in path:
+            raise _missing(path)
         known = self._open.get(path)
         if known is not None:
             self._open.move_to_end(path)
@@ -75,13 +86,15 @@ class Beneath:
 
         Raises OSError like ``directory``.
         """
+        if b"\0" in path:
+            raise _missing(path)
         return b"/".join(self._resolved(path))
 
     def _open_unusual(self, path: bytes) -> int:
         """Open a name that ends in a slash or a dot."""
         parts = [part for part in path.split(b"/") if part not in {b"", b"."}]
         if not parts or parts[-1] == b"..":
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
+            raise _missing(path)
         return self.open_file(b"/".join(parts))
 
     def _walk(self, path: bytes) -> int:
@@ -140,6 +153,10 @@ class Beneath:
             return None
         finally:
             os.close(parent)
+
+
+def _missing(path: bytes) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
 
 
 def _open_plain(part: bytes, parent: int) -> int:

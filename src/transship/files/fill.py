@@ -77,10 +77,15 @@ class Filler:
     def fill(self, tree: Directory, destination: Path) -> None:
         """Make ``tree`` in the empty directory ``destination``; ``tree`` is closed. Raises OSError."""
         self._seen.clear()
-        self._root = os.open(destination, DIRECTORY_FLAGS)
+        try:
+            self._root = os.open(destination, DIRECTORY_FLAGS)
+        except OSError:
+            tree.close()
+            raise
         stack: list[_Frame] = []
         try:
-            stack.append(_Frame(tree, list(tree.children()), os.dup(self._root), b""))
+            _remove_acls(self._root)
+            stack.append(_frame(tree, os.dup(self._root), b""))
             while stack:
                 frame = stack[-1]
                 below = self._fill_until_directory(frame)
@@ -119,10 +124,10 @@ class Filler:
         source = frame.source.enter(child)
         try:
             descriptor = os.open(child.name, DIRECTORY_FLAGS, dir_fd=frame.descriptor)
-            return _Frame(source, list(source.children()), descriptor, _join(frame.path, child.name))
-        except BaseException:
+        except OSError:
             source.close()
             raise
+        return _frame(source, descriptor, _join(frame.path, child.name))
 
     def _linked_before(self, child: Child, status: os.stat_result, frame: _Frame) -> bool:
         """Link to the name under which the same inode was made before, if it was."""
@@ -208,6 +213,26 @@ class Filler:
         for name, value in (full_xattrs(origin) if self.full else diff_xattrs(origin)).items():
             os.setxattr(f"/proc/self/fd/{parent}/{child.name}", name, value, follow_symlinks=False)
         os.utime(child.name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+
+def _frame(source: Directory, descriptor: int, path: bytes) -> _Frame:
+    """List ``source``; it and ``descriptor`` are the frame's, or closed if that fails."""
+    try:
+        return _Frame(source, list(source.children()), descriptor, path)
+    except BaseException:
+        source.close()
+        os.close(descriptor)
+        raise
+
+
+def _remove_acls(descriptor: int) -> None:
+    """Remove the access control lists that a new directory got from its parent, lest what is made in it gets them too."""
+    for name in ("system.posix_acl_default", "system.posix_acl_access"):
+        try:
+            os.removexattr(descriptor, name)
+        except OSError as error:
+            if error.errno not in {errno.ENODATA, errno.EOPNOTSUPP}:
+                raise
 
 
 def _link(child: Child, parent: int) -> bool:

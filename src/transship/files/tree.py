@@ -1,8 +1,8 @@
 """Directory trees as they are to be, read from one or several directories on disk.
 
 A tree is walked a directory at a time through descriptors, never through paths: no link is followed, and no path is too long.
-Two forms (``TreeForm`` of stores/interfaces.py): a *diff* holds a layer's own changes as overlayfs keeps them, a *full* tree holds
-everything that is to be seen. Sources for overlayfs' form: the Linux kernel's ``Documentation/filesystems/overlayfs.rst``.
+Two forms (``TreeForm`` of stores/interfaces.py): a *diff* holds a layer's own changes as overlayfs keeps them, a *full* tree
+holds everything that is to be seen. Source for overlayfs' form: the kernel's ``Documentation/filesystems/overlayfs.rst``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,23 @@ if TYPE_CHECKING:
 
 OPAQUE = "trusted.overlay.opaque"
 
-_OVERLAY_PREFIXES = ("trusted.overlay.", "user.overlay.")
-"""Where overlayfs keeps its own xattrs; the second for mounts with the option userxattr."""
-_OPAQUE = frozenset(prefix + "opaque" for prefix in _OVERLAY_PREFIXES)
-_ELSEWHERE = frozenset(prefix + name for prefix in _OVERLAY_PREFIXES for name in ("redirect", "metacopy"))
-"""Marks of something whose content lies under another name or in another layer."""
+_PREFIX = "trusted.overlay."
+"""Where overlayfs keeps its own xattrs."""
+_MEANINGFUL = frozenset({OPAQUE, "trusted.overlay.redirect", "trusted.overlay.metacopy"})
+"""Those of them that say something about the tree."""
+_NOT_MERGED = frozenset({
+    "trusted.overlay.redirect",
+    "trusted.overlay.metacopy",
+    "user.overlay.opaque",
+    "user.overlay.redirect",
+    "user.overlay.metacopy",
+    "user.overlay.whiteout",
+})  # fmt: skip
+"""Marks that merging does not follow: content under another name or in another layer, and what means something only to mounts
+with the option userxattr, as a rootless daemon uses, and is an attribute like any other elsewhere."""
+
+_SEEN_TWICE = frozenset({"trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT"})
+"""How xfs keeps access control lists, which it shows as ``system.posix_acl_*`` too."""
 
 
 @dataclass(slots=True)
@@ -130,7 +142,7 @@ class MergedDirectory:
                 if is_whiteout(status):
                     continue
                 if stat.S_ISREG(status.st_mode):
-                    _refuse_elsewhere(f"/proc/self/fd/{descriptor}/{entry.name}", entry.name)
+                    _refuse_marks(f"/proc/self/fd/{descriptor}/{entry.name}", entry.name)
                 yield Child(entry.name, status, descriptor)
 
     def enter(self, child: Child) -> MergedDirectory:
@@ -144,8 +156,8 @@ class MergedDirectory:
                 if not stat.S_ISDIR(status.st_mode):
                     break
                 stack.append(os.open(child.name, DIRECTORY_FLAGS, dir_fd=descriptor))
-                _refuse_elsewhere(stack[-1], child.name)
-                if not _OPAQUE.isdisjoint(os.listxattr(stack[-1])):
+                _refuse_marks(stack[-1], child.name)
+                if _is_opaque(stack[-1]):
                     break
             return MergedDirectory(stack)
         except BaseException:
@@ -170,27 +182,32 @@ def diff_xattrs(place: int | str) -> dict[str, bytes]:
 
     Of overlayfs' own those that say something about the tree; the others are the kernel's caches and do not travel.
     """
-    return _xattrs(place, lambda name: not name.startswith(_OVERLAY_PREFIXES) or name in _OPAQUE or name in _ELSEWHERE)
+    return _xattrs(place, lambda name: not name.startswith(_PREFIX) or name in _MEANINGFUL)
 
 
 def full_xattrs(place: int | str) -> dict[str, bytes]:
     """Return the xattrs of ``place`` that belong into a full tree: none of overlayfs' own."""
-    return _xattrs(place, lambda name: not name.startswith(_OVERLAY_PREFIXES))
+    return _xattrs(place, lambda name: not name.startswith(_PREFIX))
 
 
 def _xattrs(place: int | str, wanted: Callable[[str], bool]) -> dict[str, bytes]:
     # Python refuses follow_symlinks=False for a descriptor, where it has no meaning.
     if isinstance(place, int):
-        return {name: os.getxattr(place, name) for name in os.listxattr(place) if wanted(name)}
+        return {name: os.getxattr(place, name) for name in os.listxattr(place) if name not in _SEEN_TWICE and wanted(name)}
     names = os.listxattr(place, follow_symlinks=False)
-    return {name: os.getxattr(place, name, follow_symlinks=False) for name in names if wanted(name)}
+    return {name: os.getxattr(place, name, follow_symlinks=False) for name in names if name not in _SEEN_TWICE and wanted(name)}
 
 
-def _refuse_elsewhere(place: int | str, name: str) -> None:
+def _is_opaque(descriptor: int) -> bool:
+    # Another value than "y" says something else: "x" that there may be whiteouts of another form in it.
+    return OPAQUE in os.listxattr(descriptor) and os.getxattr(descriptor, OPAQUE) == b"y"
+
+
+def _refuse_marks(place: int | str, name: str) -> None:
     names = os.listxattr(place) if isinstance(place, int) else os.listxattr(place, follow_symlinks=False)
-    for xattr in _ELSEWHERE.intersection(names):
+    for xattr in _NOT_MERGED.intersection(names):
         raise SourceUnsupported(
-            f"{name!r} carries {xattr}: its content lies elsewhere",
+            f"{name!r} carries {xattr}, which is not understood here",
             remedy="use the snapshotter overlayfs, which keeps the mark",
         )
 

@@ -32,7 +32,7 @@ _ZSTD_MAX_WINDOW_LOG = 23
 """8 MiB: the window that every zstd decoder is asked to support (RFC 8878, section 3.1.1.1.2)."""
 
 _ZSTD_JOB_SIZE = 2 << 20
-"""Bytes that a worker thread compresses at a time. libzstd's own choice at level 3 is four times that, and takes four times the memory."""
+"""Bytes that a worker thread compresses at a time. libzstd would take four times as much, and memory, at level 3."""
 
 _GZIP_BLOCK_SIZE = 1 << 20
 
@@ -180,7 +180,7 @@ def _unpacked_gzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def gunzipped(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield what a gzip ``file`` unpacks to, at most ``size`` bytes at a time. Raises ValueError if it is damaged or ends early."""
+    """Yield what a gzip ``file`` unpacks to, at most ``size`` bytes at a time. Raises ValueError if it is not whole."""
     try:
         with igzip.IGzipFile(fileobj=file, mode="rb") as reader:
             while data := reader.read(size):

@@ -1,7 +1,7 @@
 """tar-split: what a layer's tar stream had besides the contents of its files.
 
-Source: vbatts/tar-split ``tar/storage/entry.go`` and ``tar/storage/packer.go``: gzip over newline-delimited JSON objects, in the
-order of the stream. A *segment* holds raw bytes (headers, padding, the end of the archive); a *file* names a member, the
+Source: vbatts/tar-split ``tar/storage/entry.go`` and ``packer.go``: gzip over newline-delimited JSON objects, in the order of
+the stream. A *segment* holds raw bytes (headers, padding, the end of the archive); a *file* names a member, the
 size of its content in bytes and the content's CRC-64 (ISO polynomial, 8 bytes big-endian).
 """
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, Self, TYPE_CHECKING
-
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from transship.formats.digest import Digest
-    from types import TracebackType
     from pathlib import Path
+    from types import TracebackType
+
+    from transship.formats.digest import Digest
 
 Labels = Mapping[str, str]
 

@@ -69,7 +69,7 @@ def digest_reference_step(voyage: Voyage, image: Image, reference: str, manifest
         key=image_key(reference),
         title=f"name {reference}",
         resource=Resource.REMOTE,
-        run=lambda context: _name_original(voyage, image, reference, manifest, known, context),
+        run=lambda _: _name_original(voyage, image, reference, manifest, known.get(image_key(reference))),
         check=lambda value: _is_named(voyage, value, image.id, None),
         needs=(manifest_key(image.id),),
     )
@@ -117,10 +117,7 @@ def _name_image(voyage: Voyage, image: Image, name: str | None, known: Mapping[s
     return _put(voyage, image, record, image.parent if parent is not None else None, known.get(image_key(name or image.id)))
 
 
-def _name_original(
-    voyage: Voyage, image: Image, reference: str, manifest: bytes, known: Mapping[str, Value], context: Context
-) -> Result:
-    context.check_cancelled()
+def _name_original(voyage: Voyage, image: Image, reference: str, manifest: bytes, known: Value | None) -> Result:
     decoded = oci.decode_manifest(manifest)
     if decoded.config.digest != image.id:
         raise SourceCorrupt(f"{reference}: its manifest belongs to image {decoded.config.digest}, not to {image.id}")
@@ -130,7 +127,7 @@ def _name_original(
         ImageDescriptor(decoded.media_type, digest.of(manifest), len(manifest)),
         {**naming.labels(voyage.namespace), RUN_LABEL: voyage.run},
     )
-    return _put(voyage, image, record, None, known.get(image_key(reference)))
+    return _put(voyage, image, record, None, known)
 
 
 def _put(voyage: Voyage, image: Image, record: ImageRecord, parent: Digest | None, known: Value | None) -> Result:

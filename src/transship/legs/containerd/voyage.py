@@ -25,7 +25,7 @@ GC_LAYER_LABEL = "containerd.io/gc.ref.content.l."
 
 @dataclass(frozen=True)
 class Voyage:
-    """From ``store`` to ``target``. ``namespace`` decides how images are named; ``run`` is the run's ID, empty when only planning."""
+    """From ``store`` to ``target``. ``namespace`` decides how images are named; ``run`` is the run's ID, empty for a plan."""
 
     store: Store
     target: Target

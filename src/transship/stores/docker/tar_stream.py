@@ -17,7 +17,7 @@ from transship.files.beneath import Beneath
 from transship.formats import tar_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from pathlib import Path
 
 CHUNK = 1 << 20
@@ -81,7 +81,7 @@ class _Opened(NamedTuple):
     weight: int
 
 
-def _opened_ahead(source: Iterable[tar_split.Entry], files: Beneath, directory: Path) -> Iterator[_Opened]:
+def _opened_ahead(source: Iterable[tar_split.Entry], files: Beneath, directory: Path) -> Generator[_Opened]:
     """Yield each entry with its content opened; it is closed when the next is asked for.
 
     Files are opened some way ahead and the kernel is asked to read them, so that a cold disk has many requests at once to work

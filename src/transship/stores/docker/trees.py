@@ -74,7 +74,7 @@ class CutDirectory:
 
     @classmethod
     def open(cls, directory: Path, metadata: Path) -> CutDirectory:
-        """Open the diff that ``metadata`` (tar-split data) cuts out of the full tree at ``directory``. Raises OSError, SourceCorrupt."""
+        """Open what ``metadata`` (tar-split data) cuts out of the full tree at ``directory``. Raises OSError, SourceCorrupt."""
         owned = _owned_by_layer(directory, metadata)
         return cls(os.open(directory, DIRECTORY_FLAGS), owned)
 
@@ -109,6 +109,10 @@ def _owned_by_layer(directory: Path, metadata: Path) -> _Owned:
         for entry in tar_stream.entries(metadata):
             if entry.type != tar_split.FILE:
                 continue
+            if b"\0" in entry.path:
+                raise LayerMismatch(
+                    f"{tar_stream.shown(directory, entry)} has a NUL in its name", remedy=tar_stream.RESTORE_HINT
+                )
             parent, name = _split(entry.path)
             if not name:
                 continue  # the root itself, which every diff has
