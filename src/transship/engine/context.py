@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import CancelledError
+from functools import partial
 from typing import TYPE_CHECKING
 
-from anyio import from_thread
+from anyio import from_thread, to_process
 
 from transship.engine.plan import before
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from transship.engine.progress import Progress
-    from transship.engine.step import Step, Value
+    from transship.engine.step import Arguments, Step, T, Value
 
 _INTERVAL = 0.05
 """Seconds between two reports to the progress, and looks whether the run is stopping: ``advance`` is called very often."""
@@ -44,6 +46,14 @@ class StepContext:
     def check_cancelled(self) -> None:
         """Raise the engine's cancellation if the run is stopping."""
         from_thread.check_cancelled()
+
+    def in_process(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+        """Run ``function`` in a worker process, which is killed if the run is stopping; see ``step.Context``."""
+        try:
+            return from_thread.run(partial(to_process.run_sync, function, *arguments, cancellable=True))
+        except CancelledError:
+            self.check_cancelled()
+            raise
 
     def value(self, key: str) -> Value | None:
         """Return what the step ``key`` left, None if it did not succeed. Raises ValueError if the step does not wait for it."""

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 Value = Mapping[str, Any]
 """What a step leaves for those that need it and for the journal: a JSON object."""
@@ -66,6 +69,14 @@ class Context(Protocol):
 
     def check_cancelled(self) -> None:
         """Raise the engine's cancellation if the run is stopping. Called at least every few MiB or few hundred files."""
+        ...
+
+    def in_process(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+        """Return what ``function`` returns, run in a worker process, for work that would keep Python's lock from other threads.
+
+        The function is one of a module, and it, its arguments and its outcome are pickled. If the run is stopping, the process
+        is killed and the engine's cancellation raised.
+        """
         ...
 
     def value(self, key: str) -> Value | None:

@@ -122,7 +122,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """Codec, level and library, e.g. ``zstd-3 libzstd-1.5.7 jobs-4M``: written to the journal and as a label."""
+        """Codec, level and library, e.g. ``zstd-3 libzstd-1.5.7 jobs-2M``: written to the journal and as a label."""
         library = {
             Codec.ZSTD: f"libzstd-{'.'.join(map(str, zstandard.ZSTD_VERSION))} jobs-{_ZSTD_JOB_SIZE >> 20}M",
             Codec.GZIP: f"isal-{isal.__version__} blocks-{_GZIP_BLOCK_SIZE >> 20}M",

@@ -57,7 +57,7 @@ class Estimate:
     rooms: tuple[Room, ...]
 
 
-def estimate(voyage: Voyage, itinerary: Itinerary, known: Mapping[str, Value], jobs: int) -> Estimate:
+def estimate(voyage: Voyage, itinerary: Itinerary, known: Mapping[str, Value]) -> Estimate:
     """Estimate what is left to do of ``itinerary``. Looks into the target. Raises TargetError."""
     waiting = [step for step in itinerary.plan if step.key not in known or not step.check(known[step.key])]
     keys = {step.key for step in waiting}
@@ -72,7 +72,7 @@ def estimate(voyage: Voyage, itinerary: Itinerary, known: Mapping[str, Value], j
         standing=len(itinerary.plan) - len(waiting),
         bytes_to_read=blobs,
         files=files,
-        seconds=(blobs / _BYTES_PER_SECOND + files * _SECONDS_PER_FILE) / min(jobs, os.cpu_count() or 1),
+        seconds=(blobs / _BYTES_PER_SECOND + files * _SECONDS_PER_FILE) / min(voyage.jobs, os.cpu_count() or 1),
         rooms=_rooms(voyage.target.file_systems(), work),
     )
 

@@ -45,11 +45,12 @@ async def preview(request: Request) -> Preview:
     images = select(store, request.images)
     spec = request.target(store)
     async with opened(spec) as target:
-        voyage = Voyage(store, target, request.recipe, request.settings.snapshots.fill, spec.namespace)
+        settings = request.settings
+        voyage = Voyage(store, target, request.recipe, settings.snapshots.fill, spec.namespace, settings.run.parallel)
         scope, _ = identity(request, store, spec)
-        known = await to_thread.run_sync(_standing, request.settings.run.state_dir, scope)
+        known = await to_thread.run_sync(_standing, settings.run.state_dir, scope)
         itinerary = await to_thread.run_sync(plan_voyage, voyage, images, known)
-        figures = await to_thread.run_sync(estimate, voyage, itinerary, known, request.settings.run.parallel)
+        figures = await to_thread.run_sync(estimate, voyage, itinerary, known)
     return Preview(store, spec, itinerary, figures)
 
 

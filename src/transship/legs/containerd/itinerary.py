@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -123,8 +124,11 @@ def _layer_steps(voyage: Voyage, layers: Sequence[Layer]) -> Iterator[Step]:
     by_content: dict[Digest, list[Layer]] = {}
     for layer in layers:
         by_content.setdefault(layer.diff_id, []).append(layer)
+    total = sum(same[0].size for same in by_content.values())
     for diff_id, same in by_content.items():
-        yield blob_step(voyage, diff_id, same)
+        # A layer that alone is more than the share of one job would still be at it when the others are done.
+        threads = os.cpu_count() or 1 if same[0].size * voyage.jobs > total else 1
+        yield blob_step(voyage, diff_id, same, threads)
     if voyage.target.snapshots is not None:
         for layer in layers:
             yield snapshot_step(voyage, voyage.target.snapshots, layer)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from transship.engine.step import Cost, Resource, Result, Step
 from transship.errors import LayerMismatch, SourceCorrupt, SourceError, TargetFull, TargetNotFound, TargetUnavailable
-from transship.files.fill import Filler
 from transship.formats import digest
 from transship.formats.digest import Digest
 from transship.formats.oci import Descriptor
 from transship.legs.containerd.voyage import RECIPE_LABEL, UNCOMPRESSED_LABEL
 from transship.stores.blob import compress
 from transship.stores.docker import tar_stream, trees
-from transship.stores.interfaces import TreeForm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +26,9 @@ if TYPE_CHECKING:
     from transship.stores.docker.layers import Layer
     from transship.stores.interfaces import Snapshotter
 
-_LARGE_LAYER = 128 << 20
-"""Bytes from which on a single layer is compressed by several cores; below it, other layers keep them busy."""
+_MANY_FILES = 1000
+"""Files from which on a snapshot is filled in a process of its own. Making files is many short system calls, which in a thread
+would fight the threads that read and compress layers over Python's lock; starting a process is not worth it for a few."""
 _BYTES_PER_METADATA_ENTRY = 70
 """What a file takes up in tar-split data on average, packed; used to estimate how many there are without reading it."""
 
@@ -66,13 +64,16 @@ def estimated_files(layer: Layer) -> int:
         return 0
 
 
-def blob_step(voyage: Voyage, diff_id: Digest, layers: Sequence[Layer]) -> Step:
-    """Return the step that stores the blob of ``diff_id``, read from the first of ``layers`` that is whole."""
+def blob_step(voyage: Voyage, diff_id: Digest, layers: Sequence[Layer], threads: int) -> Step:
+    """Return the step that stores the blob of ``diff_id``, read from the first of ``layers`` that is whole.
+
+    ``threads`` compress it, which changes how long it takes and nothing else.
+    """
     return Step(
         key=blob_key(diff_id),
         title=f"layer {_short(diff_id)}",
         resource=Resource.CPU,
-        run=lambda context: _store_blob(voyage, diff_id, layers, context),
+        run=lambda context: _store_blob(voyage, diff_id, layers, threads, context),
         check=lambda value: present(lambda: voyage.target.content.info(msgspec.convert(value, LayerBlob).digest)),
         cost=Cost(layers[0].size, estimated_files(layers[0])),
     )
@@ -101,24 +102,23 @@ def present(look_up: Callable[[], object]) -> bool:
     return True
 
 
-def _store_blob(voyage: Voyage, diff_id: Digest, layers: Sequence[Layer], context: Context) -> Result:
+def _store_blob(voyage: Voyage, diff_id: Digest, layers: Sequence[Layer], threads: int, context: Context) -> Result:
     first_error: SourceError | None = None
     for layer in layers:
         try:
-            return _store_layer(voyage, diff_id, layer, context)
+            return _store_layer(voyage, layer, threads, context)
         except SourceError as error:
             first_error = first_error or error
     raise first_error or SourceCorrupt(f"no layer has the diff ID {diff_id}")
 
 
-def _store_layer(voyage: Voyage, diff_id: Digest, layer: Layer, context: Context) -> Result:
-    threads = os.cpu_count() or 1 if layer.size >= _LARGE_LAYER else 1
-    ref = f"transship-{digest.hex_part(diff_id)}-{voyage.recipe.codec.value}"
+def _store_layer(voyage: Voyage, layer: Layer, threads: int, context: Context) -> Result:
+    ref = f"transship-{digest.hex_part(layer.diff_id)}-{voyage.recipe.codec.value}"
     with voyage.target.content.writer(ref) as writer:
         made = compress(_counted(layer, context), voyage.recipe.compressor(threads), writer.write)
-        if made.diff_id != diff_id:
+        if made.diff_id != layer.diff_id:
             raise _mismatch(layer, made.diff_id)
-        created = writer.commit(made.digest, made.size, {UNCOMPRESSED_LABEL: diff_id, RECIPE_LABEL: voyage.recipe.name})
+        created = writer.commit(made.digest, made.size, {UNCOMPRESSED_LABEL: layer.diff_id, RECIPE_LABEL: voyage.recipe.name})
     voyage.target.durable()
     blob = LayerBlob(made.digest, made.size, voyage.recipe.media_type, layer.chain_id)
     return Result(msgspec.to_builtins(blob), created)
@@ -158,13 +158,12 @@ def _make_snapshot(voyage: Voyage, snapshots: Snapshotter, layer: Layer, context
     _ensure_whole(layer, context)
     key = f"transship-{layer.chain_id}"
     directory = snapshots.prepare(key, layer.parent)
+    origin = trees.Origin.of(voyage.store, layer, snapshots.form)
     try:
-        tree = trees.open_tree(voyage.store, layer, snapshots.form)
-    except OSError as error:
-        raise _unreadable(layer, error) from error
-    filler = Filler(voyage.fill, snapshots.form is TreeForm.FULL, lambda _: context.check_cancelled())
-    try:
-        filler.fill(tree, directory)
+        if estimated_files(layer) < _MANY_FILES:
+            trees.fill(origin, directory, voyage.fill, context.check_cancelled)
+        else:
+            context.in_process(trees.fill, origin, directory, voyage.fill)
     except OSError as error:
         raise _unfillable(layer, directory, error) from error
     voyage.target.durable()

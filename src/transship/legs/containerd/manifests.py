@@ -72,7 +72,9 @@ def _store_manifest(voyage: Voyage, image: Image, context: Context) -> Result:
     config_labels: dict[str, str] = {}
     if voyage.target.snapshots is not None and image.chain_ids:
         config_labels[GC_SNAPSHOT_LABEL + voyage.target.snapshots.name] = image.chain_ids[-1]
-    container_config = image.config.container_config if was_built_here(voyage, image) else None
+    # Where no dockerd builds on images, nothing would lead to it.
+    builds = voyage.target.snapshots is not None and was_built_here(voyage, image)
+    container_config = image.config.container_config if builds else None
     blobs: list[tuple[bytes, Labels]] = []
     if container_config is not None:
         config_labels[_CONTAINER_CONFIG_LABEL] = digest.of(container_config)

@@ -112,7 +112,9 @@ async def migrate(request: Request, observer: Observer) -> Report:
         async with opened(spec) as target:
             scope, options = identity(request, store, spec)
             run, standing = await to_thread.run_sync(_start, journal, scope, options)
-            voyage = Voyage(store, target, recipe, request.settings.snapshots.fill, spec.namespace, run)
+            voyage = Voyage(
+                store, target, recipe, request.settings.snapshots.fill, spec.namespace, request.settings.run.parallel, run
+            )
             await to_thread.run_sync(target.hold, run)
             itinerary = await to_thread.run_sync(plan_voyage, voyage, images, standing)
             progress = Progress(itinerary.plan)

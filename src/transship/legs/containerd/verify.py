@@ -184,4 +184,4 @@ def _check_snapshot(store: Store, snapshots: Snapshotter, layer: Layer, context:
             layer.tar_split, place
         )
     comparison = Comparison(full=snapshots.form is TreeForm.FULL, check_cancelled=context.check_cancelled)
-    yield from comparison.differences(trees.open_tree(store, layer, snapshots.form), place)
+    yield from comparison.differences(trees.open_tree(trees.Origin.of(store, layer, snapshots.form)), place)

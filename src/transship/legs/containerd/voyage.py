@@ -25,11 +25,15 @@ GC_LAYER_LABEL = "containerd.io/gc.ref.content.l."
 
 @dataclass(frozen=True)
 class Voyage:
-    """From ``store`` to ``target``. ``namespace`` decides how images are named; ``run`` is the run's ID, empty for a plan."""
+    """From ``store`` to ``target``, with ``jobs`` layers at once.
+
+    ``namespace`` decides how images are named; ``run`` is the run's ID, empty for a plan.
+    """
 
     store: Store
     target: Target
     recipe: Recipe
     fill: FillMode
     namespace: str
+    jobs: int
     run: str = ""

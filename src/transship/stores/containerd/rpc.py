@@ -6,12 +6,15 @@ its ``pkg/namespaces`` and ``core/leases``. Every call has a deadline. Nothing o
 
 from __future__ import annotations
 
+import os
 import queue
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import quote
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we fork only to run other programs; its handlers would write to stderr
 
 import grpc
 from google.protobuf.empty_pb2 import Empty

@@ -27,6 +27,8 @@ _AHEAD = 32 << 20
 """How far ahead of the stream files are opened and asked for: so many bytes."""
 _WEIGHT_OF_A_FILE = 128 << 10
 """A file counts as so many bytes more than it has, so that no more than 256 are open."""
+_WEIGHT_OF_AN_ENTRY = 1 << 10
+"""What an entry without content takes up in memory besides its payload, so that millions of empty files are no burden."""
 _ASKED_OF_A_FILE = 1 << 20
 """Bytes of one file that are asked for ahead; of a larger one the kernel reads the rest ahead by itself."""
 
@@ -106,7 +108,7 @@ def _opened_ahead(source: Iterable[tar_split.Entry], files: Beneath, directory: 
 
 def _open_and_ask(entry: tar_split.Entry, files: Beneath, directory: Path) -> _Opened:
     if entry.type != tar_split.FILE or not entry.size:
-        return _Opened(entry, None, 0)
+        return _Opened(entry, None, len(entry.payload or b"") + _WEIGHT_OF_AN_ENTRY)
     descriptor = open_content(files, entry, directory)
     asked = min(entry.size, _ASKED_OF_A_FILE)
     os.posix_fadvise(descriptor, 0, asked, os.POSIX_FADV_WILLNEED)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from transship.errors import LayerMismatch
 from transship.files.beneath import DIRECTORY_FLAGS, Beneath
+from transship.files.fill import Filler, FillMode
 from transship.files.tree import OPAQUE, Child, Directory, DiskDirectory, MergedDirectory, full_xattrs
 from transship.formats import tar_split
 from transship.stores.docker import tar_stream
 from transship.stores.interfaces import TreeForm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from transship.stores.docker.layers import Layer
@@ -30,17 +31,42 @@ _RESERVED = b".wh..wh."
 """Before names that aufs kept for itself; Docker's unpacking skips them (moby ``go-archive/diff.go``)."""
 
 
-def open_tree(store: Store, layer: Layer, form: TreeForm) -> Directory:
-    """Open the tree of ``layer`` in the form wanted. The caller closes it. Raises OSError, SourceCorrupt."""
-    kept = DRIVER_FORMS[store.driver]
-    if kept is form:
-        return DiskDirectory.open(layer.driver_directory)
-    if form is TreeForm.FULL:
-        return MergedDirectory.open([below.driver_directory for below in stack(store, layer)])
-    return CutDirectory.open(layer.driver_directory, layer.tar_split)
+@dataclass(frozen=True)
+class Origin:
+    """Where a layer's tree is to be read from, and in which form: all that is needed to open it, in any process.
+
+    ``directories`` are those of the layer and, if they are needed, of the layers below it, topmost first.
+    """
+
+    form: TreeForm
+    kept: TreeForm
+    directories: tuple[Path, ...]
+    metadata: Path
+
+    @classmethod
+    def of(cls, store: Store, layer: Layer, form: TreeForm) -> Origin:
+        """Return the origin of the tree of ``layer`` in the form wanted."""
+        kept = DRIVER_FORMS[store.driver]
+        merged = kept is TreeForm.DIFF and form is TreeForm.FULL
+        layers = _stack(store, layer) if merged else [layer]
+        return cls(form, kept, tuple(layer.driver_directory for layer in layers), layer.tar_split)
 
 
-def stack(store: Store, layer: Layer) -> Iterator[Layer]:
+def open_tree(origin: Origin) -> Directory:
+    """Open a layer's tree in the form wanted. The caller closes it. Raises OSError, SourceCorrupt."""
+    if origin.kept is origin.form:
+        return DiskDirectory.open(origin.directories[0])
+    if origin.form is TreeForm.FULL:
+        return MergedDirectory.open(list(origin.directories))
+    return CutDirectory.open(origin.directories[0], origin.metadata)
+
+
+def fill(origin: Origin, directory: Path, mode: FillMode, check_cancelled: Callable[[], None] = lambda: None) -> None:
+    """Fill the empty ``directory`` with a layer's tree. Raises OSError, SourceError."""
+    Filler(mode, origin.form is TreeForm.FULL, lambda _: check_cancelled()).fill(open_tree(origin), directory)
+
+
+def _stack(store: Store, layer: Layer) -> Iterator[Layer]:
     """Yield ``layer`` and the layers below it, topmost first."""
     current: Layer | None = layer
     while current is not None:
