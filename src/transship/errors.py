@@ -19,7 +19,7 @@
     ├── VerificationFailed             5  target and source differ
     ├── StateLocked                    6  another run holds the state directory
     ├── JournalError                   4  the journal cannot be read or written
-    ├── RunIncomplete                  1  the run ended, something was left out
+    ├── ProcessLost                    1  a worker process was killed; what it did is done again
     └── RunInterrupted                 130 or 143, by signal; resumable
 
 Each error names the path, digest or reference concerned in its message, and says in ``remedy`` what to do next.
@@ -139,10 +139,8 @@ class JournalError(TransshipError):
     exit_code = ExitCode.TARGET
 
 
-class RunIncomplete(TransshipError):
-    """Raised when a run ended and something could not be moved."""
-
-    exit_code = ExitCode.INCOMPLETE
+class ProcessLost(TransshipError):
+    """Raised when a worker process ends without an answer."""
 
 
 class RunInterrupted(TransshipError):

@@ -105,7 +105,7 @@ class BarDisplay(_Watching):
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=Console(stderr=True),
             transient=True,
             auto_refresh=False,
@@ -128,7 +128,7 @@ class BarDisplay(_Watching):
         passed = now.done + now.skipped + now.left_out
         eta = f", {duration(now.eta)} left" if now.eta is not None else ""
         rate = f"{size(passed.bytes)} of {size(now.total.bytes)}, {size(now.rate)}/s{eta}"
-        running = ", ".join(step.title for step in now.running[:3])
+        running = printable(", ".join(step.title for step in now.running[:3]))
         self._bars.update(self._bytes, total=now.total.bytes, completed=passed.bytes, detail=rate)
         self._bars.update(
             self._steps, total=now.total.steps, completed=passed.steps, detail=f"{passed.steps} of {now.total.steps}  {running}"
@@ -150,7 +150,7 @@ def trouble(event: Event) -> str:
     if isinstance(event, StepFailed):
         return f"FAILED {printable(event.title)}: {printable(event.error.message)}"
     if isinstance(event, StepBlocked):
-        return f"left out: {printable(event.title)}, because {event.cause} failed"
+        return f"left out: {printable(event.title)}, because {printable(event.cause)} failed"
     if isinstance(event, StepUndone) and not event.removed:
-        return f"kept: {event.key}, because something else uses it"
+        return f"kept: {printable(event.key)}, because something else uses it"
     return ""

@@ -40,4 +40,6 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     else:
         verdict = f"{len(differences)} DIFFER, see above" if differences else "no differences"
         say(f"{summary.steps} checks: {verdict}; {size(summary.bytes)} read in {duration(summary.seconds)}")
+        for remedy in dict.fromkeys(failure.error.remedy for failure in summary.failed if failure.error.remedy):
+            say(f"  what to do: {remedy}")
     return ExitCode.VERIFICATION if differences else ExitCode.DONE

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import CancelledError
-from functools import partial
 from typing import TYPE_CHECKING
 
-from anyio import from_thread, to_process
+from anyio import from_thread
 
+from transship.engine import process
 from transship.engine.plan import before
 
 if TYPE_CHECKING:
@@ -48,12 +47,8 @@ class StepContext:
         from_thread.check_cancelled()
 
     def in_process(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-        """Run ``function`` in a worker process, which is killed if the run is stopping; see ``step.Context``."""
-        try:
-            return from_thread.run(partial(to_process.run_sync, function, *arguments, cancellable=True))
-        except CancelledError:
-            self.check_cancelled()
-            raise
+        """Run ``function`` in a process of its own, which is killed if the run is stopping; see ``step.Context``."""
+        return process.call(function, arguments, self.check_cancelled)
 
     def value(self, key: str) -> Value | None:
         """Return what the step ``key`` left, None if it did not succeed. Raises ValueError if the step does not wait for it."""

@@ -82,7 +82,7 @@ class Journal:
         self._path = path
         self._lock = threading.RLock()
         with self._reaching():
-            uri = f"{path.absolute().as_uri()}?mode={'rwc' if writable else 'ro'}"
+            uri = f"{path.absolute().as_uri()}?{'mode=rwc' if writable else _reading(path)}"
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
             try:
                 self._prepare() if writable else self._check_readable()
@@ -293,6 +293,11 @@ class Journal:
     def _expect_run(self, run: str, *, found: bool) -> None:
         if not found:
             raise JournalError(f"there is no run {run} in the journal {self._path}", remedy="see the runs that there are")
+
+
+def _reading(path: Path) -> str:
+    """Return how to open the file for reading. Without a -wal file nobody writes; said so, SQLite makes no files beside it."""
+    return "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
 
 
 def _missing(state_dir: Path) -> JournalError:

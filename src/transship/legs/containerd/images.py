@@ -144,16 +144,23 @@ def _put(voyage: Voyage, image: Image, record: ImageRecord, parent: Digest | Non
             created = found.labels.get(RUN_LABEL) == voyage.run  # by this run, before it was killed
             record = _added_to(record, found.labels)
         elif known is None or msgspec.convert(known, NamedImage).digest != found.target.digest:
-            raise TargetExists(
-                f"{record.name} is already the name of {found.target.digest} in the target",
-                remedy="names that transship did not write are left alone: remove or rename that image, then run again",
-            )
+            raise _taken(found)
         else:
             previous = Previous(found.target.media_type, found.target.digest, found.target.size, dict(found.labels))
     images.put(record)
     voyage.target.durable()
     named = NamedImage(record.name, image.id, record.target.digest, parent, previous)
     return Result(msgspec.to_builtins(named), created)
+
+
+def _taken(found: ImageRecord) -> TargetExists:
+    run = found.labels.get(RUN_LABEL)
+    return TargetExists(
+        f"{found.name} is already the name of {found.target.digest} in the target",
+        remedy=f"run {run} wrote it, from another source or with another compression: roll that run back, then run again"
+        if run
+        else "names that transship did not write are left alone: remove or rename that image, then run again",
+    )
 
 
 def _added_to(record: ImageRecord, labels: Labels) -> ImageRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
@@ -49,7 +50,8 @@ async def preview(request: Request) -> Preview:
         voyage = Voyage(store, target, request.recipe, settings.snapshots.fill, spec.namespace, settings.run.parallel)
         scope, _ = identity(request, store, spec)
         known = await to_thread.run_sync(_standing, settings.run.state_dir, scope)
-        itinerary = await to_thread.run_sync(plan_voyage, voyage, images, known)
+        planning = partial(plan_voyage, voyage, images, known, damage=not request.images)
+        itinerary = await to_thread.run_sync(planning)
         figures = await to_thread.run_sync(estimate, voyage, itinerary, known)
     return Preview(store, spec, itinerary, figures)
 

@@ -52,12 +52,15 @@ class Itinerary:
     left_out: tuple[LeftOut, ...]
 
 
-def plan_voyage(voyage: Voyage, images: Sequence[Image], known: Mapping[str, Value]) -> Itinerary:
-    """Plan the move of ``images``. ``known`` are the values of steps that earlier runs have done. Raises TargetError."""
+def plan_voyage(voyage: Voyage, images: Sequence[Image], known: Mapping[str, Value], *, damage: bool) -> Itinerary:
+    """Plan the move of ``images``. ``known`` are the values of steps that earlier runs have done.
+
+    ``damage``: what is damaged in the store counts as left out, since all of it was asked for. Raises TargetError.
+    """
     store = voyage.store
     layers = _layers_of(store, images)
     steps = list(_layer_steps(voyage, layers))
-    left_out = list(_damage(store)) if len(images) == len(store.images) else []
+    left_out = list(_damage(store)) if damage else []
     for image in images:
         steps.append(manifest_step(voyage, image))
         steps.extend(image_steps(voyage, image, known))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from anyio import create_task_group, sleep, to_thread
@@ -116,7 +117,8 @@ async def migrate(request: Request, observer: Observer) -> Report:
                 store, target, recipe, request.settings.snapshots.fill, spec.namespace, request.settings.run.parallel, run
             )
             await to_thread.run_sync(target.hold, run)
-            itinerary = await to_thread.run_sync(plan_voyage, voyage, images, standing)
+            planning = partial(plan_voyage, voyage, images, standing, damage=not request.images)
+            itinerary = await to_thread.run_sync(planning)
             progress = Progress(itinerary.plan)
             observer.planned(run, len(itinerary.plan), progress)
             async with open_event_log(state_dir, run) as log, _held(target, run):
