@@ -1,6 +1,6 @@
 """A function run in a process of its own, called from a thread.
 
-For work that is all short system calls: a thread would let go of Python's lock and fight for it again at each of them. Starting a
+For work that is all short system calls: a thread would let go of Python's lock and fight for it again at each. Starting a
 process takes about a tenth of a second.
 """
 

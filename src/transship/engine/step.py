@@ -74,8 +74,8 @@ class Context(Protocol):
     def in_process(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         """Return what ``function`` returns, run in a process of its own.
 
-        For work that would keep Python's lock from other threads. The function is one of a module, and it, its arguments and its outcome are pickled. If the run is stopping, the process
-        is killed and the engine's cancellation raised.
+        For work that would keep Python's lock from other threads. The function is one of a module, and it, its arguments and
+        its outcome are pickled. If the run is stopping, the process is killed and the engine's cancellation raised.
         """
         ...
 
