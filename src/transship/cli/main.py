@@ -41,13 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.configure(settings.log.level)
         _raise_file_limit()
         work = partial(options.run, options, settings)
-        return int(anyio.run(until_signal, work, backend_options={"use_uvloop": True}))
+        return _told(int(anyio.run(until_signal, work, backend_options={"use_uvloop": True})))
     except TransshipError as error:
         print_error(error, as_json=as_json)
-        return error.exit_code
-    except BrokenPipeError:  # whoever read our output has gone; there is no one left to tell
-        sys.stderr.close()
-        return ExitCode.INCOMPLETE
+        return _told(error.exit_code)
+    except BrokenPipeError:
+        return _nobody_listens()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -29,7 +29,9 @@ class Plugins:
         plugins = {(plugin.type, plugin.id): plugin for plugin in answer.plugins}
         usable = [name for kind, name in plugins if kind == _SNAPSHOTTER and not plugins[kind, name].HasField("init_err")]
         self._metadata = Path(_usable(plugins, _METADATA, usable).exports["path"]).parent
-        self._content = Path(_usable(plugins, _CONTENT, usable).exports["root"])
+        # containerd 2.x makes the directory for content with the first blob: until then, the one that it will be in.
+        content = Path(_usable(plugins, _CONTENT, usable).exports["root"])
+        self._content = content if content.is_dir() else content.parent
         exported = _usable(plugins, (_SNAPSHOTTER, snapshotter), usable).exports
         # The native snapshotter of containerd before 2.0 does not say; like all, it is beside the others.
         self._snapshots = Path(exported.get("root") or self._metadata.parent / f"{_SNAPSHOTTER}.{snapshotter}")
