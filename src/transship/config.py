@@ -67,7 +67,7 @@ class RunSettings(_Section, frozen=True):
 class LogSettings(_Section, frozen=True):
     """What is logged."""
 
-    level: Literal["debug", "info", "warning", "error"] = "warning"
+    level: Literal["debug", "info", "warning", "error"] = "error"
 
 
 class Settings(_Section, frozen=True):

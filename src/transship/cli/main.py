@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import sys
 import textwrap
@@ -34,19 +35,26 @@ _WIDTH = 78  # of a help text's paragraphs: beside a list that must stay as it i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ``arguments`` (default: the process's) name; return the exit code."""
-    options = _parser().parse_args(arguments)
-    as_json = getattr(options, "json", False)
+    try:
+        try:
+            return _run(_parser().parse_args(arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has gone; there is no one left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is written when the process ends
+        return ExitCode.INCOMPLETE
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         settings = config.load(options.config)
         logging.configure(settings.log.level)
         _raise_file_limit()
         work = partial(options.run, options, settings)
-        return _told(int(anyio.run(until_signal, work, backend_options={"use_uvloop": True})))
+        return int(anyio.run(until_signal, work, backend_options={"use_uvloop": True}))
     except TransshipError as error:
-        print_error(error, as_json=as_json)
-        return _told(error.exit_code)
-    except BrokenPipeError:
-        return _nobody_listens()
+        print_error(error, as_json=getattr(options, "json", False))
+        return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -34,7 +34,7 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     """Verify; return DONE or VERIFICATION. Raises TransshipError."""
     async with shown(as_json=options.json) as display:
         summary = await verify(request_from(options, settings), display)
-    differences = [failure.error.message for failure in summary.failed]
+    differences = [f"{failure.title}: {failure.error.message}" for failure in summary.failed]
     if options.json:
         say_json({"type": "report", "run": summary.run, "checks": summary.steps, "differences": differences})
     else:

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
@@ -62,7 +63,10 @@ class StateLock:
     def release(self) -> None:
         """Let go of the lock; without effect if it is not held."""
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
+            with suppress(
+                OSError
+            ):  # on a disk that has failed: the lock goes all the same, and errors before this one matter more
+                os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
 

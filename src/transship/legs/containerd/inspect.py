@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from anyio import to_thread
 
 from transship.engine import run as engine_run
-from transship.engine.event_log import open_event_log
-from transship.engine.events import fan_out
 from transship.engine.journal import FILE_NAME, Journal
 from transship.engine.progress import Progress
 from transship.legs.containerd.estimate import Estimate, estimate
 from transship.legs.containerd.itinerary import Itinerary, plan_voyage, select
-from transship.legs.containerd.migrate import identity, limits, opened, opened_state
+from transship.legs.containerd.migrate import identity, limits, opened, opened_state, recorded
 from transship.legs.containerd.verify import LEG, plan_verification
 from transship.legs.containerd.voyage import Voyage
 
@@ -69,14 +67,14 @@ async def verify(request: Request, observer: Observer) -> Summary:
             run = await to_thread.run_sync(journal.start_run, LEG, f"{LEG}|{store.root}|{spec}", options)
             progress = Progress(plan)
             observer.planned(run, len(plan), progress)
-            async with open_event_log(state_dir, run) as log:
+            async with recorded(state_dir, run, observer) as emit:
                 return await engine_run.run(
                     plan,
                     journal=journal,
                     run_id=run,
                     standing={},
                     limits=limits(request.settings),
-                    emit=fan_out(log, observer.emit),
+                    emit=emit,
                     progress=progress,
                 )
 

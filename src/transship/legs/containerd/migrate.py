@@ -15,6 +15,7 @@ from transship.engine.event_log import open_event_log
 from transship.engine.events import fan_out
 from transship.engine.journal import Journal
 from transship.engine.lock import StateLock
+from transship.engine.logged import log_event
 from transship.engine.progress import Progress
 from transship.engine.records import RunState
 from transship.engine.step import Resource
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from transship.config import Settings
-    from transship.engine.events import Event
+    from transship.engine.events import Event, EventSink
     from transship.engine.records import RunRecord
     from transship.engine.rollback import Rollback
     from transship.engine.run import Summary
@@ -121,14 +122,14 @@ async def migrate(request: Request, observer: Observer) -> Report:
             itinerary = await to_thread.run_sync(planning)
             progress = Progress(itinerary.plan)
             observer.planned(run, len(itinerary.plan), progress)
-            async with open_event_log(state_dir, run) as log, _held(target, run):
+            async with recorded(state_dir, run, observer) as emit, _held(target, run):
                 summary = await engine_run.run(
                     itinerary.plan,
                     journal=journal,
                     run_id=run,
                     standing=standing,
                     limits=limits(request.settings),
-                    emit=fan_out(log, observer.emit),
+                    emit=emit,
                     progress=progress,
                 )
             map_file = state_dir / "runs" / run / FILE_NAME
@@ -148,8 +149,8 @@ async def rollback(run: str | None, state_dir: Path, observer: Observer) -> Roll
         async with opened(spec) as target:
             await to_thread.run_sync(target.release, record.id)
             made = await to_thread.run_sync(journal.created_by, record.id)
-            async with open_event_log(state_dir, record.id) as log:
-                return await engine_rollback.rollback(record.id, journal, undo_of(target, made), fan_out(log, observer.emit))
+            async with recorded(state_dir, record.id, observer) as emit:
+                return await engine_rollback.rollback(record.id, journal, undo_of(target, made), emit)
 
 
 def limits(settings: Settings) -> Mapping[Resource, int]:
@@ -178,6 +179,13 @@ async def opened_state(state_dir: Path) -> AsyncIterator[Journal]:
             yield journal
         finally:
             journal.close()
+
+
+@asynccontextmanager
+async def recorded(state_dir: Path, run: str, observer: Observer) -> AsyncIterator[EventSink]:
+    """Yield where the events of ``run`` go: to its event log, to the log, to ``observer``. Raises JournalError."""
+    async with open_event_log(state_dir, run) as event_log:
+        yield fan_out(event_log, log_event, observer.emit)
 
 
 @asynccontextmanager

@@ -80,11 +80,11 @@ def _step(
         found = list(itertools.islice(find(context), _MOST_DIFFERENCES + 1))
         if found:
             more = "; and more" if len(found) > _MOST_DIFFERENCES else ""
-            raise VerificationFailed(f"{what}: {'; '.join(found[:_MOST_DIFFERENCES])}{more}", remedy=_REMEDY)
+            raise VerificationFailed(f"{'; '.join(found[:_MOST_DIFFERENCES])}{more}", remedy=_REMEDY)
         return Result({}, created=False)
 
     cost = Cost(layer.size, estimated_files(layer)) if layer else Cost()
-    return Step(key, f"check {what}", resource, run, lambda _: False, cost=cost)
+    return Step(key, what, resource, run, lambda _: False, cost=cost)
 
 
 def _by_config(target: Target, records: Iterable[ImageRecord]) -> dict[Digest, list[ImageRecord]]:
