@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from transship.cli.display import shown
 from transship.cli.options import add_json, add_source_and_target, add_state_dir, request_from
 from transship.cli.output import duration, say, say_json, size
-from transship.errors import ExitCode
+from transship.errors import ExitCode, VerificationFailed
 from transship.legs.containerd.inspect import verify
 
 if TYPE_CHECKING:
@@ -31,15 +31,23 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 
 async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
-    """Verify; return DONE or VERIFICATION. Raises TransshipError."""
+    """Verify; return DONE, VERIFICATION for a difference, INCOMPLETE if only the source is damaged. Raises TransshipError."""
     async with shown(as_json=options.json) as display:
         summary = await verify(request_from(options, settings), display)
-    differences = [f"{failure.title}: {failure.error.message}" for failure in summary.failed]
+    told = {failure.key: f"{failure.title}: {failure.error.message}" for failure in summary.failed}
+    different = {failure.key for failure in summary.failed if failure.error.type == VerificationFailed.__name__}
+    differences = [text for key, text in told.items() if key in different]
+    unchecked = [text for key, text in told.items() if key not in different]
     if options.json:
-        say_json({"type": "report", "run": summary.run, "checks": summary.steps, "differences": differences})
+        report = {"type": "report", "run": summary.run, "checks": summary.steps}
+        say_json(report | {"differences": differences, "unchecked": unchecked})
     else:
         verdict = f"{len(differences)} DIFFER, see above" if differences else "no differences"
+        if unchecked:
+            verdict += f", {len(unchecked)} could not be checked, see above"
         say(f"{summary.steps} checks: {verdict}; {size(summary.bytes)} read in {duration(summary.seconds)}")
         for remedy in dict.fromkeys(failure.error.remedy for failure in summary.failed if failure.error.remedy):
             say(f"  what to do: {remedy}")
-    return ExitCode.VERIFICATION if differences else ExitCode.DONE
+    if differences:
+        return ExitCode.VERIFICATION
+    return ExitCode.INCOMPLETE if unchecked else ExitCode.DONE

@@ -10,7 +10,9 @@ from anyio import to_thread
 
 from transship.engine import run as engine_run
 from transship.engine.journal import FILE_NAME, Journal
+from transship.engine.plan import Plan
 from transship.engine.progress import Progress
+from transship.legs.containerd.damage import find_damage, lost_step
 from transship.legs.containerd.estimate import Estimate, estimate
 from transship.legs.containerd.itinerary import Itinerary, plan_voyage, select
 from transship.legs.containerd.migrate import identity, limits, opened, opened_state, recorded
@@ -62,7 +64,8 @@ async def verify(request: Request, observer: Observer) -> Summary:
         images = select(store, request.images)
         spec = request.target(store)
         async with opened(spec) as target:
-            plan = await to_thread.run_sync(plan_verification, store, target, images)
+            damage = [lost_step(left) for left in find_damage(store) if left.lost and not request.images]
+            plan = Plan([*await to_thread.run_sync(plan_verification, store, target, images), *damage])
             options = {"source": str(store.root.resolve()), "target": spec.to_json(), "images": sorted(request.images)}
             run = await to_thread.run_sync(journal.start_run, LEG, f"{LEG}|{store.root}|{spec}", options)
             progress = Progress(plan)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from transship.engine.plan import Plan
-from transship.engine.records import printable
-from transship.engine.step import Resource, Result, Step
 from transship.errors import SourceCorrupt, UsageError
 from transship.formats import digest, oci, references
+from transship.legs.containerd.damage import LeftOut, find_damage, lost_step
 from transship.legs.containerd.images import digest_reference_step, image_steps
 from transship.legs.containerd.layers import blob_step, present, snapshot_step
 from transship.legs.containerd.manifests import manifest_step
@@ -18,7 +17,7 @@ from transship.legs.containerd.manifests import manifest_step
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from transship.engine.step import Context, Value
+    from transship.engine.step import Step, Value
     from transship.formats.digest import Digest
     from transship.legs.containerd.voyage import Voyage
     from transship.stores.docker.images import Image
@@ -27,19 +26,6 @@ if TYPE_CHECKING:
 
 _SHORT_ID = 12
 """Digits of an image ID that Docker shows, and the fewest accepted here for one."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Something of the source that is not moved. ``subject`` is an image ID, a name or a path.
-
-    ``lost`` says that an image or a name of one is missing in the target because of it: a run cannot end as done then.
-    """
-
-    subject: str
-    reason: str
-    remedy: str
-    lost: bool
 
 
 @dataclass(frozen=True)
@@ -60,7 +46,7 @@ def plan_voyage(voyage: Voyage, images: Sequence[Image], known: Mapping[str, Val
     store = voyage.store
     layers = _layers_of(store, images)
     steps = list(_layer_steps(voyage, layers))
-    left_out = list(_damage(store)) if damage else []
+    left_out = list(find_damage(store)) if damage else []
     for image in images:
         steps.append(manifest_step(voyage, image))
         steps.extend(image_steps(voyage, image, known))
@@ -70,7 +56,7 @@ def plan_voyage(voyage: Voyage, images: Sequence[Image], known: Mapping[str, Val
                 left_out.append(kept)
             else:
                 steps.append(digest_reference_step(voyage, image, reference, kept, known))
-    steps += [_lost_step(left) for left in left_out if left.lost]
+    steps += [lost_step(left) for left in left_out if left.lost]
     return Itinerary(tuple(images), tuple(layers), Plan(steps), tuple(left_out))
 
 
@@ -137,15 +123,6 @@ def _layer_steps(voyage: Voyage, layers: Sequence[Layer]) -> Iterator[Step]:
             yield snapshot_step(voyage, voyage.target.snapshots, layer)
 
 
-def _lost_step(left: LeftOut) -> Step:
-    """Return a step that fails, so that what is lost is journalled, reported and counted like everything that fails."""
-
-    def run(_context: Context) -> Result:
-        raise SourceCorrupt(left.reason, remedy=left.remedy)
-
-    return Step(f"lost:{printable(left.subject)}", printable(left.subject), Resource.REMOTE, run, lambda _: False)
-
-
 def _original_manifest(voyage: Voyage, image: Image, reference: str) -> bytes | LeftOut:
     """Return the registry's manifest that ``reference`` names, from the target or from what dockerd kept beside its store."""
     if voyage.target.snapshots is None:
@@ -180,16 +157,3 @@ def _bounded(chunks: Iterable[bytes]) -> bytes:
         if len(data) > oci.MAX_MANIFEST:
             raise ValueError(f"longer than {oci.MAX_MANIFEST} bytes")
     return data
-
-
-def _damage(store: Store) -> Iterator[LeftOut]:
-    """Tell what in the source is damaged, each thing once."""
-    told: set[int] = set()
-    for image_id, error in store.broken.items():
-        told.add(id(error))
-        names = sorted(name for name, named in store.references.items() if named == image_id)
-        subject = f"{image_id} ({', '.join(names)})" if names else image_id
-        yield LeftOut(subject, error.message, error.remedy, lost=True)
-    for problem in store.problems:
-        if id(problem.error) not in told:
-            yield LeftOut(problem.subject, problem.error.message, problem.error.remedy, lost=problem.loses)

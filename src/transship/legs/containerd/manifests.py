@@ -26,12 +26,17 @@ _CONTENT_IMAGE_LABEL = "org.mobyproject.content.image"
 
 
 class StoredManifest(msgspec.Struct, frozen=True):
-    """What a manifest step leaves. ``container_config`` is the blob with the classic builder's config, ``blobs`` are all."""
+    """What a manifest step leaves.
+
+    ``container_config`` is the blob with the classic builder's config, ``blobs`` are all that belong to the image itself,
+    ``stored`` those of them that were not in the target before.
+    """
 
     digest: Digest
     size: int
     container_config: Digest | None = None
     blobs: tuple[Digest, ...] = ()
+    stored: tuple[Digest, ...] = ()
 
 
 def manifest_key(image_id: Digest) -> str:
@@ -82,15 +87,16 @@ def _store_manifest(voyage: Voyage, image: Image, context: Context) -> Result:
     blobs.append((image.raw, config_labels))
     references = {GC_CONFIG_LABEL: image.id} | {f"{GC_LAYER_LABEL}{n}": layer.digest for n, layer in enumerate(layers)}
     blobs.append((manifest, references))
-    created = [store_blob(voyage, data, labels) for data, labels in blobs]
+    created = {digest.of(data): store_blob(voyage, data, labels) for data, labels in blobs}
     voyage.target.durable()
     stored = StoredManifest(
         manifest_digest,
         len(manifest),
         digest.of(container_config) if container_config is not None else None,
-        tuple(digest.of(data) for data, _ in blobs),
+        tuple(created),
+        tuple(name for name, is_new in created.items() if is_new),
     )
-    return Result(msgspec.to_builtins(stored), any(created))
+    return Result(msgspec.to_builtins(stored), bool(stored.stored))
 
 
 def store_blob(voyage: Voyage, data: bytes, labels: Labels) -> bool:

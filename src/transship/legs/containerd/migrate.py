@@ -18,14 +18,14 @@ from transship.engine.lock import StateLock
 from transship.engine.logged import log_event
 from transship.engine.progress import Progress
 from transship.engine.records import RunState
-from transship.engine.step import Resource
+from transship.engine.step import Resource, State
 from transship.errors import JournalError
 from transship.files.durable import write_file
 from transship.formats.compression import Recipe
 from transship.legs.containerd.itinerary import Itinerary, plan_voyage, select
 from transship.legs.containerd.mapping import FILE_NAME, make_map
 from transship.legs.containerd.targets import TargetSpec, parse_target
-from transship.legs.containerd.undo import undo_of
+from transship.legs.containerd.undo import remove_torn_names, undo_of
 from transship.legs.containerd.voyage import LEG, Voyage
 from transship.stores.docker.busy import ensure_not_in_use
 from transship.stores.docker.root import open_store
@@ -147,8 +147,10 @@ async def rollback(run: str | None, state_dir: Path, observer: Observer) -> Roll
         record = await to_thread.run_sync(_to_roll_back, journal, run)
         spec = TargetSpec.from_json(record.options["target"])
         async with opened(spec) as target:
-            await to_thread.run_sync(target.release, record.id)
             made = await to_thread.run_sync(journal.created_by, record.id)
+            torn = await to_thread.run_sync(journal.steps, record.id, State.BEGUN)
+            await to_thread.run_sync(remove_torn_names, target, spec.namespace, record.id, torn, made)
+            await to_thread.run_sync(target.release, record.id)
             async with recorded(state_dir, record.id, observer) as emit:
                 return await engine_rollback.rollback(record.id, journal, undo_of(target, made), emit)
 

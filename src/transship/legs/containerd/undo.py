@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from transship.errors import TargetNotFound
+from transship.formats.digest import Digest
+from transship.legs.containerd import naming
 from transship.legs.containerd.images import NamedImage
 from transship.legs.containerd.layers import LayerBlob, present
 from transship.legs.containerd.manifests import stored_manifest
+from transship.legs.containerd.voyage import RUN_LABEL
 from transship.stores.interfaces import ImageDescriptor, ImageRecord
 
 if TYPE_CHECKING:
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from transship.engine.records import StepRecord
     from transship.engine.rollback import Undo
     from transship.engine.step import Value
-    from transship.formats.digest import Digest
     from transship.stores.interfaces import Target
 
 
@@ -31,6 +33,20 @@ def undo_of(target: Target, made: Sequence[StepRecord]) -> Undo:
     """Return what removes each kind of step's result from ``target``; ``made`` is all that is to be undone."""
     undoing = _Undoing(target, made)
     return {"image": undoing.image, "manifest": undoing.manifest, "snapshot": undoing.snapshot, "blob": undoing.blob}
+
+
+def remove_torn_names(target: Target, namespace: str, run: str, torn: Sequence[StepRecord], made: Sequence[StepRecord]) -> None:
+    """Remove the names that ``torn`` steps of ``run`` wrote: steps that a kill kept from being journalled as done.
+
+    They are told by the run's label; those that are among ``made`` are left to be undone.
+    """
+    keys = {step.key.partition(":")[2] for step in torn if step.kind == "image"}
+    images = {Digest(key) for key in keys if key.startswith("sha256:")}
+    known = {msgspec.convert(step.value, NamedImage).name for step in made if step.kind == "image" and step.value is not None}
+    for record in list(target.images.list()) if keys else ():
+        names = keys | {naming.untagged(namespace, image_id, record.target.digest) for image_id in images}
+        if record.labels.get(RUN_LABEL) == run and record.name in names - known:
+            target.images.delete(record.name)
 
 
 class _Undoing:
@@ -61,7 +77,7 @@ class _Undoing:
         return True
 
     def manifest(self, _key: str, value: Value) -> bool:
-        return self._gone(*stored_manifest(value).blobs)
+        return self._gone(*stored_manifest(value).stored)
 
     def blob(self, _key: str, value: Value) -> bool:
         return self._gone(msgspec.convert(value, LayerBlob).digest)
@@ -88,4 +104,4 @@ def _digests(step: StepRecord) -> Sequence[Digest]:
         return ()
     if step.kind == "blob":
         return (msgspec.convert(step.value, LayerBlob).digest,)
-    return stored_manifest(step.value).blobs if step.kind == "manifest" else ()
+    return stored_manifest(step.value).stored if step.kind == "manifest" else ()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from transship.formats.digest import Digest
     from transship.stores.interfaces import ContentWriter, Labels
+    from transship.stores.oci.claims import Claims
     from transship.stores.oci.layout import Layout
 
 _CHUNK = 1 << 20
@@ -28,8 +29,9 @@ _CHUNK = 1 << 20
 class LayoutContent:
     """The blobs of a layout, as ``ContentStore``. A layout has no place for their labels: these are let go."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, claims: Claims) -> None:
         self._layout = layout
+        self._claims = claims
 
     def info(self, digest: Digest) -> ContentInfo:
         """Describe a stored blob. Raises TargetNotFound."""
@@ -57,7 +59,7 @@ class LayoutContent:
 
     def writer(self, ref: str) -> ContentWriter:
         """Start the ingest called ``ref``. Stale ones, of whatever name, are removed first."""
-        return _Ingest(self._layout, ref)
+        return _Ingest(self._layout, self._claims, ref)
 
     def read(self, digest: Digest) -> Iterator[bytes]:
         """Yield the blob's bytes. Raises TargetNotFound before the first, TargetRefused after the last if they are not the
@@ -94,8 +96,9 @@ class LayoutContent:
 class _Ingest:
     """A blob on its way in, as ``ContentWriter``: a file beside the layout's own. Used by one thread at a time."""
 
-    def __init__(self, layout: Layout, ref: str) -> None:
+    def __init__(self, layout: Layout, claims: Claims, ref: str) -> None:
         self._layout = layout
+        self._claims = claims
         self._about = f"{layout.directory}: {ref}"
         self._hasher = hashlib.sha256()
         self._size = 0
@@ -137,6 +140,7 @@ class _Ingest:
                 if _is_whole(path, size):
                     _sync_file(path)  # whoever stored it may not have
                 else:
+                    self._claims.add(digest)
                     os.fchmod(
                         self._descriptor, 0o444
                     )  # last: one that is left behind read-only, only root could lock and remove

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from transship.errors import TargetRefused
 from transship.files import durable
 from transship.formats.digest import hex_part
 from transship.stores.oci.blobs import LayoutContent
+from transship.stores.oci.claims import Claims
 from transship.stores.oci.index import LayoutImages, read_entries
 from transship.stores.oci.layout import Layout
 from transship.stores.oci.references import reachable
@@ -28,7 +31,8 @@ class LayoutTarget:
 
     def __init__(self, directory: Path) -> None:
         self._layout = Layout(directory)
-        self.content = LayoutContent(self._layout)
+        self._claims = Claims(self._layout)
+        self.content = LayoutContent(self._layout, self._claims)
         self.images = LayoutImages(self._layout)
 
     def open(self) -> None:
@@ -39,16 +43,20 @@ class LayoutTarget:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def hold(self, run: str) -> None:  # noqa: ARG002
+    def hold(self, run: str) -> None:
         """See that it can be written to, and remove what killed processes left half-written. Nothing else needs protection:
-        only ``collect`` removes blobs, those that it is told to. Raises TargetUnavailable.
+        only ``collect`` and ``release`` remove blobs, those that they know. Raises TargetUnavailable.
         """
         self._layout.check_writable()
         self._layout.remove_stale()
+        self._claims.begin(run)
 
-    def release(self, run: str) -> None:  # noqa: ARG002
-        """Remove what killed processes left half-written."""
+    def release(self, run: str) -> None:
+        """Remove what killed processes left half-written, and what ``run`` stored and nothing leads to."""
         self._layout.remove_stale()
+        with suppress(TargetRefused):  # what a damaged manifest refers to nobody knows: all stays
+            self.collect(self._claims.of(run), frozenset())
+        self._claims.end(run)
 
     def collect(self, digests: frozenset[Digest], snapshots: frozenset[str]) -> None:  # noqa: ARG002
         """Remove those of the blobs that no entry of the index, whoever wrote it, leads to. Raises TargetRefused, and removes
