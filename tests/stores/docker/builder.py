@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import io
 import json
 import os
 import shutil
 import stat
 import tarfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transship.formats import digest, tar_split
 from transship.formats.digest import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 class StoreBuilder:
@@ -40,25 +42,52 @@ class StoreBuilder:
 
     def add_layer_of(self, tar: bytes, files: Mapping[str, bytes | None], parent: Digest | None = None) -> Digest:
         """Add a layer whose stream is ``tar`` and whose directory has ``files``, and return its chain ID."""
-        diff_id = digest.of(tar)
-        chain_id = digest.chain(parent, diff_id)
-        cache_id = digest.hex_part(digest.of(f"cache {chain_id}".encode()))
-        entry = self.layer_db / digest.hex_part(chain_id)
-        entry.mkdir()
-        (entry / "diff").write_text(diff_id)
-        (entry / "cache-id").write_text(cache_id)
-        (entry / "size").write_text(str(sum(len(content or b"") for content in files.values())))
-        if parent is not None:
-            (entry / "parent").write_text(parent)
-        with (entry / "tar-split.json.gz").open("wb") as file:
-            tar_split.write(file, split(tar))
-        directory = self.driver_directory(cache_id)
+        size = sum(len(content or b"") for content in files.values())
+        chain_id = self.enter_layer(digest.of(tar), split(tar), parent, size)
+        directory = self.files(chain_id)
         if self.driver == "vfs" and parent is not None:
             shutil.copytree(self.files(parent), directory, symlinks=True)
         else:
             directory.mkdir(parents=True)
         for name, content in files.items():
             self._put(directory / name, content)
+        return chain_id
+
+    def enter_layer(
+        self, diff_id: Digest, entries: Iterable[tar_split.Entry], parent: Digest | None = None, size: int = 0
+    ) -> Digest:
+        """Enter a layer with the tar-split data ``entries``, but no directory with files, and return its chain ID."""
+        chain_id = digest.chain(parent, diff_id)
+        cache_id = digest.hex_part(digest.of(f"cache {chain_id}".encode()))
+        entry = self.layer_db / digest.hex_part(chain_id)
+        entry.mkdir()
+        (entry / "diff").write_text(diff_id)
+        (entry / "cache-id").write_text(cache_id)
+        (entry / "size").write_text(str(size))
+        if parent is not None:
+            (entry / "parent").write_text(parent)
+        with (entry / "tar-split.json.gz").open("wb") as file:
+            tar_split.write(file, entries)
+        return chain_id
+
+    def add_large_layer(self, size: int) -> Digest:
+        """Add a layer that is one file of ``size`` zeros (a hole, on disk), in no memory, and return its chain ID."""
+        member = tarfile.TarInfo("large")
+        member.size = size
+        header, end = member.tobuf(), bytes(-size % 512 + 1024)
+        stream = hashlib.sha256(header)
+        for position in range(0, size, 1 << 20):
+            stream.update(bytes(min(1 << 20, size - position)))
+        stream.update(end)
+        entries = [
+            tar_split.Entry(tar_split.SEGMENT, 0, payload=header),
+            tar_split.Entry(tar_split.FILE, 1, name="large", size=size, payload=bytes(8)),
+            tar_split.Entry(tar_split.SEGMENT, 2, payload=end),
+        ]
+        chain_id = self.enter_layer(Digest(f"sha256:{stream.hexdigest()}"), entries, size=size)
+        self.files(chain_id).mkdir(parents=True)
+        (self.files(chain_id) / "large").touch()
+        os.truncate(self.files(chain_id) / "large", size)
         return chain_id
 
     def add_image(
@@ -152,17 +181,20 @@ def make_tar(files: Mapping[str, bytes | None]) -> bytes:
 
 
 def split(tar: bytes) -> Iterator[tar_split.Entry]:
-    """Yield the tar-split entries of a stream."""
+    """Yield the tar-split entries of a stream, up to its last byte, whatever follows the archive's end."""
     position, end = 0, 0
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         for member in archive:
             yield tar_split.Entry(tar_split.SEGMENT, position, payload=tar[end : member.offset_data])
             size = member.size if member.isreg() else 0
             end = member.offset_data + size
+            name = os.fsencode(member.name + "/" if member.isdir() else member.name)
+            text = name.decode("utf-8", "ignore")
             yield tar_split.Entry(
                 tar_split.FILE,
                 position + 1,
-                name=member.name,
+                name=text if text.encode() == name else None,
+                name_raw=None if text.encode() == name else name,
                 size=size,
                 payload=_crc(tar[member.offset_data : end]) if size else None,
             )
@@ -174,3 +206,9 @@ def _crc(content: bytes) -> bytes:
     checksum = tar_split.ContentSum()
     checksum.update(content)
     return checksum.digest()
+
+
+def open_files() -> int:
+    """How many descriptors this process has open, not counting those that only an error's traceback holds."""
+    gc.collect()
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -357,6 +357,7 @@ def test_damaged_registry_blobs_are_told_of_when_asked_for(sample: Sample) -> No
     assert [(known.digest, known.repository) for known in store.registry_blobs(diff_id)] == [(blob, "docker.io/library/x")]
 
 
+@pytest.mark.usefixtures("as_root")
 def test_an_unreadable_file_is_told_of(driver: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         sample = Sample(StoreBuilder(Path(name) / "docker", driver))

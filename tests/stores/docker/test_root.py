@@ -162,6 +162,7 @@ def test_a_root_reached_through_a_link_is_read(root: Path, tmp_path: Path, daemo
     assert len(open_store(tmp_path / "link", daemon_json).images) == 1
 
 
+@pytest.mark.usefixtures("as_root")
 def test_what_may_not_be_read(root: Path, tmp_path: Path, daemon_json: Path) -> None:
     with_image(root, "overlay2")
     daemon_json.write_text("{}")
