@@ -61,7 +61,7 @@ def vocabulary() -> list[bytes]:
 
 
 def write_layer(path: Path, number: int, words: list[bytes]) -> None:
-    """Write one layer as a tar: mostly small text files, some shared objects that compress badly, one large file in the last."""
+    """Write one layer as a tar: small text files, shared objects that compress badly, a large file in the last."""
     source = random.Random(number)  # noqa: S311
     text = b" ".join(source.choices(words, k=1_500_000))
     noise = source.randbytes(8 << 20)

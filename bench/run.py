@@ -16,11 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import make_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IMAGE = "bench:1"
 
@@ -63,7 +66,7 @@ def main() -> int:
     parser.add_argument("--store", type=Path, help="directory that make_store.py has filled")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="transship-bench-", dir="/var/tmp") as scratch:  # noqa: S108 - a real disk
+    with tempfile.TemporaryDirectory(prefix="transship-bench-", dir="/var/tmp") as scratch:
         store = options.store or Path(scratch, "store")
         if options.store is None:
             subprocess.run([sys.executable, str(Path(make_store.__file__)), str(store)], check=True)
