@@ -29,6 +29,17 @@ _KEPT_OPEN = 8
 """Directories kept open. Names come in the order of a walk, so the last few serve nearly all."""
 
 
+def open_unseen(name: str | bytes | Path, flags: int, directory: int | None = None) -> int:
+    """Open for reading without leaving an access time behind, which would be a write for each file that is read.
+
+    Only a file's owner and root may do that; for others it is an ordinary open(2). Raises OSError.
+    """
+    try:
+        return os.open(name, flags | os.O_NOATIME, dir_fd=directory)
+    except PermissionError:
+        return os.open(name, flags, dir_fd=directory)
+
+
 class Beneath:
     """The files below ``root``. One thread's; a context manager, which closes what it holds open. Raises OSError."""
 
@@ -60,7 +71,7 @@ class Beneath:
             raise _missing(path)
         if stat.S_IFMT(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode) in _DEVICES:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), os.fsdecode(path))
-        return os.open(name, FILE_FLAGS, dir_fd=directory)
+        return open_unseen(name, FILE_FLAGS, directory)
 
     def directory(self, path: bytes) -> int:
         """Return a descriptor of the directory at ``path``; it stays this object's and serves until the next call.

@@ -6,6 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from transship.files.beneath import open_unseen
 from transship.files.tree import Child, DiskDirectory, diff_xattrs, full_xattrs, is_whiteout
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ class Comparison:
 
     def _first_different_byte(self, wanted: Child, found: Child) -> int | None:
         with (
-            os.fdopen(os.open(wanted.name, _FLAGS, dir_fd=wanted.at), "rb", buffering=0) as left,
-            os.fdopen(os.open(found.name, _FLAGS, dir_fd=found.at), "rb", buffering=0) as right,
+            os.fdopen(open_unseen(wanted.name, _FLAGS, wanted.at), "rb", buffering=0) as left,
+            os.fdopen(open_unseen(found.name, _FLAGS, found.at), "rb", buffering=0) as right,
         ):
             position = 0
             while True:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from transship.files.beneath import DIRECTORY_FLAGS
+from transship.files.beneath import DIRECTORY_FLAGS, open_unseen
 from transship.files.tree import Child, Directory, diff_xattrs, full_xattrs
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Filler:
             return
         if self._wants_link(status) and _link(child, frame.descriptor):
             return
-        source = os.open(child.name, _SOURCE_FLAGS, dir_fd=child.at)
+        source = open_unseen(child.name, _SOURCE_FLAGS, child.at)
         try:
             target = os.open(child.name, _NEW_FILE_FLAGS, 0o600, dir_fd=frame.descriptor)
             try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from transship.errors import SourceUnsupported
-from transship.files.beneath import DIRECTORY_FLAGS
+from transship.files.beneath import DIRECTORY_FLAGS, open_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -95,14 +95,14 @@ class DiskDirectory:
     @classmethod
     def open(cls, path: Path) -> DiskDirectory:
         """Open the tree at ``path``. Raises OSError if it is not a directory, or a link to one."""
-        return cls(os.open(path, DIRECTORY_FLAGS))
+        return cls(open_unseen(path, DIRECTORY_FLAGS))
 
     def children(self) -> Iterator[Child]:
         for entry in scan(self._descriptor):
             yield Child(entry.name, entry.stat(follow_symlinks=False), self._descriptor)
 
     def enter(self, child: Child) -> DiskDirectory:
-        return DiskDirectory(os.open(child.name, DIRECTORY_FLAGS, dir_fd=self._descriptor))
+        return DiskDirectory(open_unseen(child.name, DIRECTORY_FLAGS, self._descriptor))
 
     def xattrs(self) -> Mapping[str, bytes]:
         return diff_xattrs(self._descriptor)
@@ -125,7 +125,7 @@ class MergedDirectory:
         descriptors: list[int] = []
         try:
             for path in paths:
-                descriptors.append(os.open(path, DIRECTORY_FLAGS))  # noqa: PERF401 - what is open must be closed if one fails
+                descriptors.append(open_unseen(path, DIRECTORY_FLAGS))  # noqa: PERF401 - what is open must be closed if one fails
             return cls(descriptors)
         except BaseException:
             _close(descriptors)
@@ -155,7 +155,7 @@ class MergedDirectory:
                     continue
                 if not stat.S_ISDIR(status.st_mode):
                     break
-                stack.append(os.open(child.name, DIRECTORY_FLAGS, dir_fd=descriptor))
+                stack.append(open_unseen(child.name, DIRECTORY_FLAGS, descriptor))
                 _refuse_marks(stack[-1], child.name)
                 if _is_opaque(stack[-1]):
                     break

@@ -13,7 +13,7 @@ from transship.engine import run as engine_run
 from transship.engine.journal import Journal
 from transship.engine.progress import Progress
 from transship.engine.step import Resource
-from transship.errors import TargetExists, TargetNotFound
+from transship.errors import TargetNotFound
 from transship.files.fill import FillMode
 from transship.formats.compression import Recipe
 from transship.legs.containerd.itinerary import plan_voyage
@@ -43,21 +43,21 @@ class DirectorySnapshotter:
         directory.mkdir()
 
     def stat(self, name: str) -> SnapshotInfo:
-        place = self._directory / f"committed-{name}"
-        if not place.exists():
-            raise TargetNotFound(f"no snapshot {name}")
-        return SnapshotInfo(name, SnapshotKind.COMMITTED, (place / "parent").read_text() or None)
+        for kind in (SnapshotKind.COMMITTED, SnapshotKind.ACTIVE):
+            place = self._directory / f"{kind.value}-{name}"
+            if place.exists():
+                return SnapshotInfo(name, kind, (place / "parent").read_text() or None)
+        raise TargetNotFound(f"no snapshot {name}")
 
     def list(self) -> Iterator[SnapshotInfo]:
-        for place in self._directory.glob("committed-*"):
-            yield self.stat(place.name.removeprefix("committed-"))
+        for place in self._directory.iterdir():
+            yield self.stat(place.name.partition("-")[2])
 
     def prepare(self, key: str, parent: str | None) -> Path:
         if parent is not None:
             self.stat(parent)
         place = self._directory / f"active-{key}"
-        if place.exists():
-            raise TargetExists(f"snapshot {key} is there")
+        self.remove(key)
         (place / "tree").mkdir(parents=True)
         (place / "parent").write_text(parent or "")
         return place / "tree"
@@ -83,20 +83,20 @@ class TargetWithTrees(LayoutTarget):
         self.snapshots: Snapshotter | None = self.trees
 
 
-def sail(plan: Plan, state_dir: Path) -> Summary:
-    """Run the steps of a plan."""
+def sail(plan: Plan, state_dir: Path, scope: str = "test") -> Summary:
+    """Run the steps of a plan, except those of ``scope`` that are done and still stand."""
 
     async def ignore(_: Event) -> None:
         """Nobody watches."""
 
     with Journal.open(state_dir) as journal:
-        run = journal.start_run("test", "test", {})
+        run = journal.start_run("test", scope, {})
         work = partial(
             engine_run.run,
             plan,
             journal=journal,
             run_id=run,
-            standing={},
+            standing=journal.standing(scope),
             limits=dict.fromkeys(Resource, 2),
             emit=ignore,
             progress=Progress(plan),

@@ -11,8 +11,8 @@ from transship.errors import SourceCorrupt, TargetExists, TargetNotFound
 from transship.formats import digest, oci
 from transship.formats.digest import Digest
 from transship.legs.containerd import naming
-from transship.legs.containerd.layers import snapshot_key
 from transship.legs.containerd.manifests import manifest_key, store_blob, stored_manifest, title, was_built_here
+from transship.legs.containerd.snapshots import snapshot_key
 from transship.legs.containerd.voyage import GC_CONFIG_LABEL, RUN_LABEL
 from transship.stores.interfaces import ImageDescriptor, ImageRecord
 

@@ -11,8 +11,9 @@ from transship.errors import SourceCorrupt, UsageError
 from transship.formats import digest, oci, references
 from transship.legs.containerd.damage import LeftOut, find_damage, lost_step
 from transship.legs.containerd.images import digest_reference_step, image_steps
-from transship.legs.containerd.layers import blob_step, present, snapshot_step
+from transship.legs.containerd.layers import blob_step, present
 from transship.legs.containerd.manifests import manifest_step
+from transship.legs.containerd.snapshots import snapshot_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -120,7 +121,7 @@ def _layer_steps(voyage: Voyage, layers: Sequence[Layer]) -> Iterator[Step]:
         yield blob_step(voyage, diff_id, same, threads)
     if voyage.target.snapshots is not None:
         for layer in layers:
-            yield snapshot_step(voyage, voyage.target.snapshots, layer)
+            yield from snapshot_steps(voyage, voyage.target.snapshots, layer)
 
 
 def _original_manifest(voyage: Voyage, image: Image, reference: str) -> bytes | LeftOut:

@@ -20,7 +20,7 @@ from transship.stores.containerd.leases import Resource
 from transship.stores.interfaces import SnapshotInfo, SnapshotKind, TreeForm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from transship.stores.containerd.api.types_pb2 import Mount
     from transship.stores.containerd.leases import Leases
@@ -34,6 +34,7 @@ _REMOVE = rpc.method(_SERVICE, "Remove", api.RemoveSnapshotRequest, Empty)
 _STAT = rpc.method(_SERVICE, "Stat", api.StatSnapshotRequest, api.StatSnapshotResponse)
 _LIST = rpc.method(_SERVICE, "List", api.ListSnapshotsRequest, api.ListSnapshotsResponse)
 
+_MOST_LEFTOVERS = 16
 _FORMS = {"overlayfs": TreeForm.DIFF, "native": TreeForm.FULL}
 _KINDS = {api.ACTIVE: SnapshotKind.ACTIVE, api.COMMITTED: SnapshotKind.COMMITTED, api.VIEW: SnapshotKind.VIEW}
 
@@ -80,7 +81,7 @@ class ContainerdSnapshotter:
         try:
             mounts = self._prepare(key, parent)
         except TargetExists:
-            if self._stat(key).kind is SnapshotKind.COMMITTED:
+            if self._is_committed(key):
                 raise
             self.remove(key)
             mounts = self._prepare(key, parent)
@@ -111,7 +112,7 @@ class ContainerdSnapshotter:
         # Without a lease: one that is left behind by a kill is collected.
         key = f"transship-view-{name}-{secrets.token_hex(8)}"
         request = api.ViewSnapshotRequest(snapshotter=self.name, key=key, parent=name)
-        mounts = self._connection.call(_VIEW, request, f"snapshot {name}").mounts
+        mounts = _made(lambda: self._connection.call(_VIEW, request, f"snapshot {name}").mounts)
         self._remove(key)
         return self._directory(name, mounts, "lowerdir=")
 
@@ -131,7 +132,14 @@ class ContainerdSnapshotter:
     def _prepare(self, key: str, parent: str | None) -> Sequence[Mount]:
         request = api.PrepareSnapshotRequest(snapshotter=self.name, key=key, parent=parent)
         with self._leases.current() as lease:
-            return self._connection.call(_PREPARE, request, f"snapshot {key}", lease=lease.id if lease else None).mounts
+            holder = lease.id if lease else None
+            return _made(lambda: self._connection.call(_PREPARE, request, f"snapshot {key}", lease=holder).mounts)
+
+    def _is_committed(self, key: str) -> bool:
+        try:
+            return self._stat(key).kind is SnapshotKind.COMMITTED
+        except TargetNotFound:  # containerd was killed while it committed this one: the key is left, and nothing by it
+            return False
 
     def _remove(self, key: str, lease: str | None = None) -> None:
         request = api.RemoveSnapshotRequest(snapshotter=self.name, key=key)
@@ -149,6 +157,21 @@ class ContainerdSnapshotter:
                     return Path(text.removeprefix(option).partition(":")[0])
         types = ", ".join(mount.type for mount in mounts)
         raise TargetRefused(f"snapshot {name}: {self.name} mounts it in a way not known here ({types})")
+
+
+def _made(make: Callable[[], Sequence[Mount]]) -> Sequence[Mount]:
+    """Call ``make``, a call to containerd that makes a snapshot, until no leftover is in its way; return what it returns.
+
+    When containerd is killed, or the power fails, while it makes a snapshot, a directory may stay behind of which it knows
+    nothing. The next snapshot gets the same number and fails because of it; but then containerd removes that directory.
+    """
+    for _ in range(_MOST_LEFTOVERS):
+        try:
+            return make()
+        except TargetRefused as error:
+            if "failed to rename" not in error.message or "file exists" not in error.message:
+                raise
+    return make()
 
 
 def _info(info: api.Info) -> SnapshotInfo:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from transship.errors import LayerMismatch
-from transship.files.beneath import DIRECTORY_FLAGS, Beneath
+from transship.files.beneath import DIRECTORY_FLAGS, Beneath, open_unseen
 from transship.files.fill import Filler, FillMode
 from transship.files.tree import OPAQUE, Child, Directory, DiskDirectory, MergedDirectory, full_xattrs
 from transship.formats import tar_split
@@ -102,7 +102,7 @@ class CutDirectory:
     def open(cls, directory: Path, metadata: Path) -> CutDirectory:
         """Open what ``metadata`` (tar-split data) cuts out of the full tree at ``directory``. Raises OSError, SourceCorrupt."""
         owned = _owned_by_layer(directory, metadata)
-        return cls(os.open(directory, DIRECTORY_FLAGS), owned)
+        return cls(open_unseen(directory, DIRECTORY_FLAGS), owned)
 
     def children(self) -> Iterator[Child]:
         for name in self._owned.names:
@@ -118,7 +118,7 @@ class CutDirectory:
         below = self._owned.names[child.name] or _Owned()
         if child.name in self._owned.whiteouts:
             below.opaque = True  # deleted and made again: nothing of the old directory may show through
-        return CutDirectory(os.open(child.name, DIRECTORY_FLAGS, dir_fd=self._descriptor), below)
+        return CutDirectory(open_unseen(child.name, DIRECTORY_FLAGS, self._descriptor), below)
 
     def xattrs(self) -> Mapping[str, bytes]:
         found = full_xattrs(self._descriptor)

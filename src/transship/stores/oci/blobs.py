@@ -129,7 +129,10 @@ class _Ingest:
                 left = left[os.write(self._descriptor, left) :]
 
     def commit(self, digest: Digest, size: int, labels: Labels) -> bool:  # noqa: ARG002
-        """Verify and store what was written; see ``ContentWriter.commit``. A blob there of another size is replaced."""
+        """Verify and store what was written; see ``ContentWriter.commit``. A blob there of another size is replaced.
+
+        True too for a blob that an earlier attempt at the run stored.
+        """
         found = f"sha256:{self._hasher.hexdigest()}"
         if (found, self._size) != (digest, size):
             raise TargetRefused(f"{self._about}: {self._size} bytes of digest {found} arrived, not {size} of {digest}")
@@ -147,7 +150,7 @@ class _Ingest:
                     self._aside.rename(path)
                     self._renamed = True
                 durable.sync_directory(path.parent)
-        return self._renamed
+        return self._renamed or self._claims.from_earlier(digest)
 
 
 def _is_whole(path: Path, size: int) -> bool:

@@ -27,10 +27,17 @@ class Claims:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._run: str | None = None
+        self._earlier: frozenset[Digest] = frozenset()
 
     def begin(self, run: str) -> None:
-        """Have what is added from now on count as stored by ``run``."""
-        self._run = run
+        """Have what is added from now on count as stored by ``run``, as does what an earlier attempt at it stored."""
+        if self._run != run:
+            self._run = run
+            self._earlier = self.of(run)
+
+    def from_earlier(self, digest: Digest) -> bool:
+        """Tell whether an earlier attempt at the run, which was killed, has stored a blob, or was about to."""
+        return digest in self._earlier
 
     def add(self, digest: Digest) -> None:
         """Write down, durably, that a blob is about to be stored. Raises OSError."""
@@ -40,7 +47,8 @@ class Claims:
             self._path(self._run), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
         )
         try:
-            os.write(descriptor, f"{digest}\n".encode())
+            # On a line of its own, whatever a power cut has left of the one before.
+            os.write(descriptor, f"\n{digest}\n".encode())
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -59,6 +67,7 @@ class Claims:
         with mapped(self._path(run)):
             self._path(run).unlink(missing_ok=True)
         self._run = None
+        self._earlier = frozenset()
 
     def _path(self, run: str) -> Path:
         return self._layout.directory / f"{_PREFIX}{run}"
@@ -67,6 +76,6 @@ class Claims:
 def _is_digest(line: str) -> bool:
     try:
         digests.parse(line)
-    except ValueError:  # cut off by a kill
+    except ValueError:  # an empty line, or what a power cut has left of one
         return False
     return True
