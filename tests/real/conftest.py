@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,8 +78,12 @@ class Containerd:
 
     def ctr(self, *arguments: str, namespace: str = "moby") -> str:
         """Run ``ctr`` on it and return what it prints."""
+        return self.ctr_bytes(*arguments, namespace=namespace).decode()
+
+    def ctr_bytes(self, *arguments: str, namespace: str = "moby") -> bytes:
+        """The same for what is not text."""
         command = ["ctr", "--address", str(self.socket), "--namespace", namespace, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
 
     def _end(self, number: int) -> None:
         if self._process is None:
@@ -87,6 +91,66 @@ class Containerd:
         self._process.send_signal(number)
         self._process.wait(30)
         self._process = None
+
+
+class Dockerd:
+    """A dockerd of our own below ``directory``, without networks; ``root`` is its data root."""
+
+    def __init__(self, directory: Path, driver: str, root: Path | None = None) -> None:
+        self.root = root or directory / "root"
+        self.driver = driver
+        self._directory = directory
+        self._socket = directory / "s"
+        self._log = directory / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, seconds: float = 60) -> None:
+        """Start it and return when it answers."""
+        own = ["--data-root", self.root, "--exec-root", self._directory / "exec", "--pidfile", self._directory / "pid"]
+        options = ["--storage-driver", self.driver, "--bridge=none", "--iptables=false", "--ip6tables=false"]
+        command = ["dockerd", *map(str, own), "--host", f"unix://{self._socket}", *options]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        end = time.monotonic() + seconds
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.stop()
+                raise RuntimeError(f"dockerd did not start: {self._log.read_text()[-4000:]}")
+
+    def stop(self) -> None:
+        """Have it end in good order."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
+            self._process = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run it while the block lasts."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.stop()
+
+    def docker(self, *arguments: str | Path, stdin: bytes = b"") -> str:
+        """Run ``docker`` on it, with the classic builder, and return what it prints."""
+        command = ["docker", "--host", f"unix://{self._socket}", *map(str, arguments)]
+        environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+        ended = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=300, env=environment)
+        if ended.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: {ended.stderr.decode()}")
+        return ended.stdout.decode().strip()
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            try:
+                connection.connect(str(self._socket))
+                connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                return b" 200 " in connection.recv(100)
+            except OSError:
+                return False
 
 
 def need(request: pytest.FixtureRequest, *programs: str) -> None:
@@ -123,3 +187,20 @@ def start_containerd(request: pytest.FixtureRequest) -> Iterator[Callable[..., C
 def containerd(start_containerd: Callable[..., Containerd]) -> Containerd:
     """The containerd that tests share; who kills it starts it again."""
     return start_containerd()
+
+
+@pytest.fixture(scope="session")
+def make_dockerd(request: pytest.FixtureRequest) -> Iterator[Callable[..., Dockerd]]:
+    """Makes one more dockerd with the driver named at each call, with its ``root`` where one likes; start it."""
+    need(request, "dockerd", "docker", "busybox")
+    made: list[tuple[Path, Dockerd]] = []
+
+    def make(driver: str, root: Path | None = None) -> Dockerd:
+        directory = Path(tempfile.mkdtemp(prefix="transship-dockerd-"))
+        made.append((directory, Dockerd(directory, driver, root)))
+        return made[-1][1]
+
+    yield make
+    for directory, daemon in made:
+        daemon.stop()
+        shutil.rmtree(directory)

@@ -480,6 +480,26 @@ def test_image_without_target_is_refused(target: ContainerdTarget) -> None:
         target.images.get("docker.io/library/x:1")
 
 
+@pytest.mark.parametrize("snapshotter", ["overlayfs", "native"])
+def test_directories_left_by_a_killed_containerd(
+    start_containerd: Callable[..., Containerd], namespace: str, snapshotter: str
+) -> None:
+    """They have the numbers that containerd gives out next: it does not know of them."""
+    containerd = start_containerd()
+    target = ContainerdTarget(containerd.socket, namespace, snapshotter)
+    target.open()
+    target.hold("run")
+    directory = containerd.root / f"io.containerd.snapshotter.v1.{snapshotter}" / "snapshots"
+    for number in (1, 2, 3, 5):
+        (directory / str(number) / "fs" / "left").mkdir(parents=True)
+    make_snapshot(target, "one")
+    place = snapshots_of(target).directory("one")
+    assert [path.name for path in place.iterdir()] == ["file"]
+    assert not list(directory.glob("*/fs/left"))
+    target.release("run")
+    target.close()
+
+
 def test_native_parent_of_a_given_up_snapshot_is_forgotten(containerd: Containerd, namespace: str) -> None:
     target = ContainerdTarget(containerd.socket, namespace, "native")
     target.open()
