@@ -110,6 +110,14 @@ class TestContent(ContentStoreSuite):
         other.close()
         assert b"".join(store.read(digest)) == b"shared"
 
+    def test_blob_whose_file_a_power_cut_took_is_stored_again(self, store: ContentStore) -> None:
+        digest = store_blob(store, b"data")
+        self.blob_path(store, digest).unlink()
+        with store.writer("again") as writer:
+            writer.write(b"data")
+            assert writer.commit(digest, 4, {}) is False
+        assert b"".join(store.read(digest)) == b"data"
+
     def test_ref_in_use_is_refused(self, store: ContentStore) -> None:
         with store.writer("ref") as writer:
             writer.write(b"mine")
