@@ -500,9 +500,9 @@ def test_directories_left_by_a_killed_containerd(
     directory = containerd.root / f"io.containerd.snapshotter.v1.{snapshotter}" / "snapshots"
     for number in (1, 2, 3, 5):
         (directory / str(number) / "fs" / "left").mkdir(parents=True)
-    make_snapshot(target, "one")
-    place = snapshots_of(target).directory("one")
-    assert [path.name for path in place.iterdir()] == ["file"]
+    for name in ("a", "b", "c"):
+        make_snapshot(target, name)
+        assert [path.name for path in snapshots_of(target).directory(name).iterdir()] == ["file"]
     assert not list(directory.glob("*/fs/left"))
     target.release("run")
     target.close()

@@ -93,8 +93,8 @@ class Ingest:
             raise TargetRefused(
                 f"{self._about}: {self._answer.offset} bytes of digest {self._answer.digest} arrived, not {size} of {digest}"
             )
-        # Without the digest, which has just been compared: told it, containerd throws the ingest away if it has a record of such
-        # a blob, even if the power failed before the blob itself was on the disk. Not told, it puts the missing file in place.
+        # Without the digest, which has just been compared: told it, containerd throws the ingest away if it has a record of
+        # such a blob, even one whose file a power cut took. Not told, it puts the file in place.
         request = api.WriteContentRequest(action=api.COMMIT, ref=self._ref, offset=size, total=size, labels=labels)
         try:
             self._send(request.SerializeToString())
