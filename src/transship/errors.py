@@ -4,6 +4,7 @@
 
     TransshipError                     exit code, remedy
     ├── UsageError                     2  the command line or the configuration is wrong
+    │   └── RunNotFound                   no run with that ID
     ├── SourceError                    3  the source cannot be read, or is of a kind not supported
     │   ├── SourceMissing
     │   ├── SourceUnsupported
@@ -67,6 +68,10 @@ class UsageError(TransshipError):
     """Raised when an option, argument or setting cannot be meant as it stands."""
 
     exit_code = ExitCode.USAGE
+
+
+class RunNotFound(UsageError):
+    """Raised when a run is named that is not in the journal, or when there is none at all."""
 
 
 class SourceError(TransshipError):

@@ -102,7 +102,7 @@ def test_twice(sample: Sample) -> None:
     assert sample.rollback().code == 0
     before = snapshot(sample.layout)
     again = sample.rollback()
-    assert again.code == 4
+    assert again.code == 2
     assert "no run to roll back" in again.report["message"]
     named = sample.rollback(run)
     assert (named.code, named.report["removed"]) == (0, [])
@@ -114,7 +114,7 @@ def test_a_run_that_is_not_known(sample: Sample) -> None:
     before = snapshot(sample.layout)
     for run in ("20200101-000000-abcd", "../../x", "\x1b[31m"):
         ended = command("rollback", "--state-dir", sample.state, run)
-        assert ended.code == 4
+        assert ended.code == 2
         assert "there is no run " in ended.err
         assert "\x1b" not in ended.err
     assert snapshot(sample.layout) == before
@@ -128,7 +128,7 @@ def test_a_run_that_moved_nothing(sample: Sample) -> None:
 
 
 def test_without_any_run(sample: Sample) -> None:
-    assert sample.rollback().code == 4
+    assert sample.rollback().code == 2
 
 
 def test_after_it_everything_can_be_moved_again(sample: Sample) -> None:

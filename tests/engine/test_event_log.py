@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
+def unheard(_lines: bytes) -> None:
+    """For who does not want the lines."""
+
+
 def event(number: int) -> Event:
     return StepStarted("run-1", 1000.0 + number, f"a:{number}", f"größer \udcff {number}")
 
@@ -49,16 +53,25 @@ async def lines(state_dir: Path) -> list[dict[str, Any]]:
 
 
 async def test_all_events_in_order(state_dir: Path) -> None:
-    async with open_event_log(state_dir, "run-1") as emit:
+    async with open_event_log(state_dir, "run-1", unheard) as emit:
         for number in range(3 * _BACKLOG):
             await emit(event(number))
     written = await lines(state_dir)
     assert written == [{"seq": number + 1} | event(number).to_json() for number in range(3 * _BACKLOG)]
 
 
+async def test_what_has_been_written_is_handed_on(state_dir: Path) -> None:
+    heard: list[bytes] = []
+    async with open_event_log(state_dir, "run-1", heard.append) as emit:
+        for number in range(3 * _BACKLOG):
+            await emit(event(number))
+    path = event_log_path(state_dir, "run-1")
+    assert b"".join(heard) == await to_thread.run_sync(path.read_bytes)
+
+
 async def test_numbers_go_on_when_a_run_goes_on(state_dir: Path) -> None:
     for attempt in range(3):
-        async with open_event_log(state_dir, "run-1") as emit:
+        async with open_event_log(state_dir, "run-1", unheard) as emit:
             for number in range(attempt * 5, attempt * 5 + 5):
                 await emit(event(number))
     assert [line["seq"] for line in await lines(state_dir)] == list(range(1, 16))
@@ -66,7 +79,7 @@ async def test_numbers_go_on_when_a_run_goes_on(state_dir: Path) -> None:
 
 @pytest.mark.parametrize("torn", [b'{"seq":6,"ty', b"\0" * 5000, b"x" * 200_000])
 async def test_a_line_torn_by_a_crash_is_cut_off(state_dir: Path, torn: bytes) -> None:
-    async with open_event_log(state_dir, "run-1") as emit:
+    async with open_event_log(state_dir, "run-1", unheard) as emit:
         for number in range(5):
             await emit(event(number))
 
@@ -75,14 +88,14 @@ async def test_a_line_torn_by_a_crash_is_cut_off(state_dir: Path, torn: bytes) -
             file.write(torn)
 
     await to_thread.run_sync(tear)
-    async with open_event_log(state_dir, "run-1") as emit:
+    async with open_event_log(state_dir, "run-1", unheard) as emit:
         await emit(event(5))
     assert [line["seq"] for line in await lines(state_dir)] == [1, 2, 3, 4, 5, 6]
 
 
 async def test_a_first_line_torn_is_cut_off(state_dir: Path) -> None:
     await to_thread.run_sync(begin, state_dir, b'{"se')
-    async with open_event_log(state_dir, "run-1") as emit:
+    async with open_event_log(state_dir, "run-1", unheard) as emit:
         await emit(event(0))
     assert [line["seq"] for line in await lines(state_dir)] == [1]
 
@@ -90,14 +103,14 @@ async def test_a_first_line_torn_is_cut_off(state_dir: Path) -> None:
 async def test_a_log_that_is_not_one_is_left_alone(state_dir: Path) -> None:
     path = await to_thread.run_sync(begin, state_dir, b"something else\n")
     with pytest.raises(JournalError, match=str(path)):
-        async with open_event_log(state_dir, "run-1"):
+        async with open_event_log(state_dir, "run-1", unheard):
             pass
     assert await to_thread.run_sync(path.read_bytes) == b"something else\n"
 
 
 async def test_cancellation_loses_nothing(state_dir: Path) -> None:
     with CancelScope() as scope:
-        async with open_event_log(state_dir, "run-1") as emit:
+        async with open_event_log(state_dir, "run-1", unheard) as emit:
             for number in range(20):
                 await emit(event(number))
             scope.cancel()
@@ -112,7 +125,7 @@ async def test_a_full_disk_is_an_error_of_the_one_who_emits(state_dir: Path) -> 
     path = await to_thread.run_sync(fill_disk, state_dir)
 
     async def emit_events(count: int) -> None:
-        async with open_event_log(state_dir, "run-1") as emit:
+        async with open_event_log(state_dir, "run-1", unheard) as emit:
             for number in range(count):
                 await emit(event(number))
 
@@ -125,7 +138,7 @@ async def test_errors_of_the_run_pass_through_unwrapped(state_dir: Path) -> None
     error = ZeroDivisionError("a defect")
 
     async def fail() -> None:
-        async with open_event_log(state_dir, "run-1") as emit:
+        async with open_event_log(state_dir, "run-1", unheard) as emit:
             await emit(event(0))
             raise error
 
@@ -149,7 +162,7 @@ async def test_a_slow_disk_holds_up_the_run_not_the_loop(state_dir: Path) -> Non
             await emit(event(number))
             handed_in += 1
 
-    async with open_event_log(state_dir, "run-1") as emit, create_task_group() as tasks:
+    async with open_event_log(state_dir, "run-1", unheard) as emit, create_task_group() as tasks:
         tasks.start_soon(produce, emit)
         await wait_all_tasks_blocked()
         assert handed_in == _BACKLOG

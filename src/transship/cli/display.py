@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.progress import Progress as Bars
 
 from transship.cli.output import duration, printable, say_json, size
 from transship.engine.events import StepBlocked, StepFailed, StepUndone
+from transship.engine.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,16 +27,12 @@ _PLAIN_INTERVAL = 5.0
 """Seconds between two lines of progress where there is no terminal."""
 
 
-class Display(Protocol):
-    """An ``Observer`` of runs that lives as long as a ``shown`` block."""
-
-    async def emit(self, event: Event) -> None: ...
-
-    def planned(self, run: str, steps: int, progress: Progress) -> None: ...
+class Display(Observer):
+    """Shows runs for as long as a ``shown`` block lasts."""
 
     async def live(self) -> None:
         """Show progress until cancelled."""
-        ...
+        await anyio.sleep_forever()
 
 
 @asynccontextmanager
@@ -56,20 +53,14 @@ async def shown(*, as_json: bool) -> AsyncIterator[Display]:
             tasks.cancel_scope.cancel()
 
 
-class JsonDisplay:
+class JsonDisplay(Display):
     """Each event as a JSON object, one a line, on standard output (``engine/events.py`` describes them)."""
 
     async def emit(self, event: Event) -> None:
         say_json(event.to_json())
 
-    def planned(self, run: str, steps: int, progress: Progress) -> None:
-        """Nothing: the event run_started says it."""
 
-    async def live(self) -> None:
-        await anyio.sleep_forever()
-
-
-class _Watching:
+class _Watching(Display):
     """What both displays for people have in common: the progress that they read."""
 
     def __init__(self) -> None:

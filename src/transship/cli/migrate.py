@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from transship.cli.display import shown
 from transship.cli.options import add_json, add_recipe, add_source_and_target, add_state_dir, request_from
 from transship.cli.output import duration, say, say_json, size
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
 
     from transship.config import Settings
-    from transship.legs.containerd.migrate import Report
+    from transship.legs.containerd.report import Report
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -37,50 +39,30 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     async with shown(as_json=options.json) as display:
         report = await migrate(request_from(options, settings), display)
     if options.json:
-        say_json(_document(report))
+        say_json(msgspec.to_builtins(report))
     else:
-        _summarise(report)
+        summarise(report)
     return ExitCode.DONE if report.complete else ExitCode.INCOMPLETE
 
 
-def _document(report: Report) -> dict[str, Any]:
-    summary = report.summary
-    return {
-        "type": "report",
-        "run": summary.run,
-        "complete": report.complete,
-        "images": len(report.itinerary.images),
-        "steps": summary.steps,
-        "done": summary.done,
-        "skipped": summary.skipped,
-        "failed": [{"key": failure.key, "message": failure.error.message} for failure in summary.failed],
-        "blocked": summary.blocked,
-        "left_out": [
-            {"subject": left.subject, "reason": left.reason, "remedy": left.remedy, "lost": left.lost}
-            for left in report.itinerary.left_out
-        ],
-        "map": str(report.map_file),
-    }
-
-
-def _summarise(report: Report) -> None:
-    summary = report.summary
-    for left in report.itinerary.left_out:
+def summarise(report: Report) -> None:
+    """Tell a person how a migration ended."""
+    for left in report.left_out:
         if not left.lost:
             say(f"note: {left.subject}: {left.reason}")
             say(f"  what to do: {left.remedy}")
-    for failure in summary.failed:
-        say(f"NOT MOVED: {failure.title}: {failure.error.message}")
-        if failure.error.remedy:
-            say(f"  what to do: {failure.error.remedy}")
-    missing = len(summary.failed) + len(summary.blocked)
+    for failure in report.failed:
+        say(f"NOT MOVED: {failure.title}: {failure.message}")
+        if failure.remedy:
+            say(f"  what to do: {failure.remedy}")
+    missing = len(report.failed) + len(report.blocked)
     say(
-        f"{len(report.itinerary.images)} images, {len(report.itinerary.layers)} layers: {summary.done} steps done"
-        f" ({summary.skipped} of them before), {missing} not, {size(summary.bytes)} read in {duration(summary.seconds)}"
+        f"{report.images} images, {report.layers} layers: {report.done} steps done"
+        f" ({report.skipped} of them before), {missing} not, {size(report.bytes)} read in {duration(report.seconds)}"
     )
     say(f"target: {report.target}")
-    say(f"old and new identities: {report.map_file}")
+    say(f"old and new identities: {report.map}")
     if report.complete:
-        say(f"run {summary.run} is done. Check it with `transship verify`.")
+        say(f"run {report.run} is done. Check it with `transship verify`.")
     else:
-        say(f"run {summary.run} is INCOMPLETE: what is named above was not moved. Run the same command again to try it again.")
+        say(f"run {report.run} is INCOMPLETE: what is named above was not moved. Run the same command again to try it again.")

@@ -10,7 +10,7 @@ import msgspec
 
 from transship.files.fill import FillMode
 from transship.formats.compression import Codec
-from transship.legs.containerd.migrate import Request
+from transship.legs.containerd.request import Request
 
 if TYPE_CHECKING:
     from transship.config import Settings

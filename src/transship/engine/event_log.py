@@ -23,11 +23,11 @@ from anyio import (
 
 from transship.engine.events import Event
 from transship.engine.groups import first_error
-from transship.engine.state_dir import make_state_dir
+from transship.engine.state_dir import make_state_dir, run_directory
 from transship.errors import JournalError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from aiofiles.threadpool.binary import AsyncBufferedIOBase
@@ -43,19 +43,21 @@ _TAIL = 64 * 1024
 
 def event_log_path(state_dir: Path, run: str) -> Path:
     """Return where the events of ``run`` are."""
-    return state_dir / "runs" / run / FILE_NAME
+    return run_directory(state_dir, run) / FILE_NAME
 
 
 @asynccontextmanager
-async def open_event_log(state_dir: Path, run: str) -> AsyncIterator[EventSink]:
+async def open_event_log(state_dir: Path, run: str, written: Callable[[bytes], None]) -> AsyncIterator[EventSink]:
     """Yield a sink that appends each event to the log of ``run``; when the block is left, all of them have been written.
+
+    ``written`` gets the lines that have been added, each time.
 
     A slow disk holds up whoever hands in events, never the event loop, and cancellation loses none. Raises JournalError if
     the file cannot be read or written: from the sink, else from leaving the block.
     """
     path = event_log_path(state_dir, run)
     await to_thread.run_sync(make_state_dir, path.parent)
-    log = _EventLog(path)
+    log = _EventLog(path, written)
     failure: Exception | None = None
     try:
         async with create_task_group() as tasks:
@@ -71,8 +73,9 @@ async def open_event_log(state_dir: Path, run: str) -> AsyncIterator[EventSink]:
 
 
 class _EventLog:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, written: Callable[[bytes], None]) -> None:
         self._path = path
+        self._written = written
         self._send, self._receive = create_memory_object_stream[Event](_BACKLOG)
         self.error: JournalError | None = None
 
@@ -95,9 +98,11 @@ class _EventLog:
                     seq = await self._last_seq(file)
                     async for event in events:
                         batch = [event, *_waiting(events)]
-                        await file.write(b"".join(_line(number, event) for number, event in enumerate(batch, seq + 1)))
+                        lines = b"".join(_line(number, event) for number, event in enumerate(batch, seq + 1))
+                        await file.write(lines)
                         await file.flush()
                         seq += len(batch)
+                        self._written(lines)
             except OSError as error:
                 self.error = JournalError(f"cannot write {self._path}: {error}", remedy="check its file system and room")
                 self.error.__cause__ = error

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from transship.engine.records import ErrorInfo, Outcome, RunRecord, RunState, StepRecord, merged, printable
 from transship.engine.state_dir import make_state_dir
 from transship.engine.step import State
-from transship.errors import JournalError
+from transship.errors import JournalError, RunNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -75,7 +75,7 @@ class Journal:
     """Runs and their steps. Open it with ``Journal.open`` or ``Journal.read_only``; a context manager that closes it.
 
     Methods block and may be called from several threads at once. What they write is durable when they return. All raise
-    JournalError, if the file cannot be read or written, or if a run is not in it.
+    JournalError if the file cannot be read or written, and RunNotFound if a run is not in it.
     """
 
     def __init__(self, path: Path, *, writable: bool) -> None:
@@ -292,7 +292,10 @@ class Journal:
 
     def _expect_run(self, run: str, *, found: bool) -> None:
         if not found:
-            raise JournalError(f"there is no run {run} in the journal {self._path}", remedy="see the runs that there are")
+            raise RunNotFound(
+                f"there is no run {run} in the journal {self._path}",
+                remedy="see with `transship status` which there are",
+            )
 
 
 def _reading(path: Path) -> str:

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def run_directory(state_dir: Path, run: str) -> Path:
+    """Return where the files of ``run`` are."""
+    return state_dir / "runs" / run
+
+
 def make_state_dir(path: Path) -> None:
     """Make the directory ``path`` and its parents, durably, for its owner only. Raises JournalError."""
     try:

@@ -120,6 +120,12 @@ class Recipe:
             )
         return cls(codec, chosen)
 
+    @classmethod
+    def parse(cls, name: str) -> Recipe:
+        """Return the recipe with codec and level of ``name``; the library is the one here. Raises UsageError, ValueError."""
+        codec, _, level = name.partition(" ")[0].rpartition("-")
+        return cls.make(Codec(codec), int(level))
+
     @property
     def name(self) -> str:
         """Codec, level and library, e.g. ``zstd-3 libzstd-1.5.7 jobs-2M``: written to the journal and as a label."""

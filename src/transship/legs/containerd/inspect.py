@@ -15,7 +15,7 @@ from transship.engine.progress import Progress
 from transship.legs.containerd.damage import find_damage, lost_step
 from transship.legs.containerd.estimate import Estimate, estimate
 from transship.legs.containerd.itinerary import Itinerary, plan_voyage, select
-from transship.legs.containerd.migrate import identity, limits, opened, opened_state, recorded
+from transship.legs.containerd.migrate import limits, opened, opened_state, recorded
 from transship.legs.containerd.verify import LEG, plan_verification
 from transship.legs.containerd.voyage import Voyage
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from transship.engine.observer import Observer
     from transship.engine.run import Summary
     from transship.engine.step import Value
-    from transship.legs.containerd.migrate import Observer, Request
+    from transship.legs.containerd.request import Request
     from transship.legs.containerd.targets import TargetSpec
     from transship.stores.docker.store import Store
 
@@ -48,8 +49,7 @@ async def preview(request: Request) -> Preview:
     async with opened(spec) as target:
         settings = request.settings
         voyage = Voyage(store, target, request.recipe, settings.snapshots.fill, spec.namespace, settings.run.parallel)
-        scope, _ = identity(request, store, spec)
-        known = await to_thread.run_sync(_standing, settings.run.state_dir, scope)
+        known = await to_thread.run_sync(_standing, settings.run.state_dir, request.scope(store, spec))
         planning = partial(plan_voyage, voyage, images, known, damage=not request.images)
         itinerary = await to_thread.run_sync(planning)
         figures = await to_thread.run_sync(estimate, voyage, itinerary, known)
@@ -68,6 +68,7 @@ async def verify(request: Request, observer: Observer) -> Summary:
             plan = Plan([*await to_thread.run_sync(plan_verification, store, target, images), *damage])
             options = {"source": str(store.root.resolve()), "target": spec.to_json(), "images": sorted(request.images)}
             run = await to_thread.run_sync(journal.start_run, LEG, f"{LEG}|{store.root}|{spec}", options)
+            observer.started(await to_thread.run_sync(journal.run, run))
             progress = Progress(plan)
             observer.planned(run, len(plan), progress)
             async with recorded(state_dir, run, observer) as emit:

@@ -47,10 +47,15 @@ class TargetSpec:
         except TypeError as error:
             raise JournalError(f"the journal names a target that is not known here: {dict(document)}") from error
 
+    @property
+    def name(self) -> str:
+        """The name by which a person gives it: ``containerd:SOCKET`` or ``oci:DIRECTORY``."""
+        return f"{self.kind}:{self.path}"
+
     def __str__(self) -> str:
         if self.kind == "oci":
-            return f"oci:{self.path}"
-        return f"containerd:{self.path} (namespace {self.namespace}, snapshotter {self.snapshotter})"
+            return self.name
+        return f"{self.name} (namespace {self.namespace}, snapshotter {self.snapshotter})"
 
 
 def parse_target(text: str | None, namespace: str, snapshotter: str | None, driver: str) -> TargetSpec:
