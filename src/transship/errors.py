@@ -4,7 +4,8 @@
 
     TransshipError                     exit code, remedy
     ├── UsageError                     2  the command line or the configuration is wrong
-    │   └── RunNotFound                   no run with that ID
+    │   ├── RunNotFound                   no run with that ID
+    │   └── AccessDenied                  not for this user
     ├── SourceError                    3  the source cannot be read, or is of a kind not supported
     │   ├── SourceMissing
     │   ├── SourceUnsupported
@@ -19,9 +20,14 @@
     │   └── TargetRefused              the target answered with any other error
     ├── VerificationFailed             5  target and source differ
     ├── StateLocked                    6  another run holds the state directory
+    │   └── RunGoesOn                     the service is at another run
+    ├── ServiceRunning                 6  another server listens on the socket
+    ├── ServiceUnavailable             7  the service does not answer
     ├── JournalError                   4  the journal cannot be read or written
+    ├── RunStopped                     1  a run was stopped by someone else
     ├── ProcessLost                    1  a worker process was killed; what it did is done again
     └── RunInterrupted                 130 or 143, by signal; resumable
+        └── Detached                   130  no longer following a run that goes on in the service
 
 Each error names the path, digest or reference concerned in its message, and says in ``remedy`` what to do next.
 An error's class owns the exit code of the command that it ends.
@@ -42,6 +48,7 @@ class ExitCode(IntEnum):
     TARGET = 4
     VERIFICATION = 5
     LOCKED = 6
+    SERVICE = 7
     SIGINT = 130
     SIGTERM = 143
 
@@ -72,6 +79,10 @@ class UsageError(TransshipError):
 
 class RunNotFound(UsageError):
     """Raised when a run is named that is not in the journal, or when there is none at all."""
+
+
+class AccessDenied(UsageError):
+    """Raised when the service is asked by someone who may not ask that."""
 
 
 class SourceError(TransshipError):
@@ -138,10 +149,34 @@ class StateLocked(TransshipError):
     exit_code = ExitCode.LOCKED
 
 
+class RunGoesOn(StateLocked):
+    """Raised when the service is asked for a run while it is at another. ``run`` is that one's ID, if it has one yet."""
+
+    def __init__(self, message: str, *, run: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.run = run
+
+
+class ServiceRunning(TransshipError):
+    """Raised when a server is to listen on a socket on which another one listens."""
+
+    exit_code = ExitCode.LOCKED
+
+
+class ServiceUnavailable(TransshipError):
+    """Raised when nobody answers on the service's socket, or not as the service would."""
+
+    exit_code = ExitCode.SERVICE
+
+
 class JournalError(TransshipError):
     """Raised when the journal cannot be opened, read or written."""
 
     exit_code = ExitCode.TARGET
+
+
+class RunStopped(TransshipError):
+    """Raised when a run that was followed has been cancelled, or was stopped with the service."""
 
 
 class ProcessLost(TransshipError):
@@ -154,3 +189,7 @@ class RunInterrupted(TransshipError):
     def __init__(self, message: str, *, signal_number: int, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.exit_code = ExitCode(128 + signal_number)
+
+
+class Detached(RunInterrupted):
+    """Raised when a signal ended not the run, but only its being followed."""

@@ -13,7 +13,8 @@ import pytest
 
 from tests.cli.harness import HUB, Sample, environment
 from transship.cli import display
-from transship.cli.display import line, trouble
+from transship.cli.display import trouble
+from transship.text import line
 from transship.engine.events import RunStarted, StepBlocked, StepDone, StepFailed, StepUndone
 from transship.engine.progress import Amount, RunningStep, Snapshot
 from transship.engine.records import ErrorInfo
@@ -110,9 +111,9 @@ def test_json_has_every_event_and_nothing_else(sample: Sample) -> None:
 
 def test_a_line_of_progress() -> None:
     running = (RunningStep("blob:x", "layer x", 500, 250, 1.0),)
-    now = Snapshot(Amount(10, 2000), Amount(2, 500), Amount(1, 250), Amount(1, 250), 1e6, 10.0, 65.0, running)
+    now = Snapshot(Amount(10, 2000), Amount(2, 500), Amount(1, 250), Amount(1, 250), 1e6, 10.0, 0.1, 65.0, running)
     assert line(now) == "4 of 10 steps, 1 kB of 2 kB, 1 MB/s, about 1 min 05 s left"
-    assert "left" not in line(Snapshot(Amount(), Amount(), Amount(), Amount(), 0.0, 0.0, None, ()))
+    assert "left" not in line(Snapshot(Amount(), Amount(), Amount(), Amount(), 0.0, 0.0, 0.0, None, ()))
 
 
 def test_only_trouble_is_told_at_once_and_harmlessly() -> None:

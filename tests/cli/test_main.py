@@ -14,7 +14,8 @@ import pytest
 
 from tests.cli.harness import Sample, command, environment
 from transship import __version__, errors
-from transship.cli.output import duration, print_error, printable, size
+from transship.cli.output import print_error
+from transship.text import duration, printable, size
 from transship.errors import ExitCode, RunInterrupted, TransshipError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from transship.engine.journal import FILE_NAME, SCHEMA_VERSION, Journal
 from transship.engine.records import ErrorInfo, Outcome, RunState
 from transship.engine.step import State
-from transship.errors import JournalError
+from transship.errors import JournalError, RunNotFound
 
 if TYPE_CHECKING:
     import subprocess
@@ -78,7 +78,7 @@ def test_runs_are_listed_newest_first(journal: Journal) -> None:
 
 @pytest.mark.parametrize("act", [Journal.run, Journal.reopen_run, lambda journal, run: journal.end_run(run, RunState.DONE)])
 def test_a_run_that_is_not_there_is_named(journal: Journal, act: Callable[[Journal, str], object]) -> None:
-    with pytest.raises(JournalError, match="20000101-000000-0000"):
+    with pytest.raises(RunNotFound, match="20000101-000000-0000"):
         act(journal, "20000101-000000-0000")
     with pytest.raises(JournalError):
         journal.record("20000101-000000-0000", done("a:1"))

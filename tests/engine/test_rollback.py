@@ -9,7 +9,7 @@ from transship.engine.events import Event, RollbackStarted, RunEnded, StepFailed
 from transship.engine.records import Outcome, RunState
 from transship.engine.rollback import Rollback, rollback
 from transship.engine.step import State, Value
-from transship.errors import JournalError, TargetRefused, TargetUnavailable
+from transship.errors import JournalError, RunNotFound, TargetRefused, TargetUnavailable
 
 if TYPE_CHECKING:
     from transship.engine.journal import Journal
@@ -155,5 +155,5 @@ async def test_an_unknown_kind_is_refused_before_anything_is_removed(journal: Jo
 
 
 async def test_a_run_that_is_not_there_is_named(journal: Journal, target: Target) -> None:
-    with pytest.raises(JournalError, match="20000101-000000-0000"):
+    with pytest.raises(RunNotFound, match="20000101-000000-0000"):
         await roll_back(journal, "20000101-000000-0000", target)

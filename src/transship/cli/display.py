@@ -12,15 +12,17 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from transship.cli.output import duration, printable, say_json, size
+from transship.cli.output import say_json
 from transship.engine.events import StepBlocked, StepFailed, StepUndone
 from transship.engine.observer import Observer
+from transship.text import duration, line, printable, size
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from transship.engine.events import Event
-    from transship.engine.progress import Progress, Snapshot
+    from transship.engine.progress import Measured, Snapshot
 
 _REFRESH = 0.1
 _PLAIN_INTERVAL = 5.0
@@ -35,16 +37,16 @@ class Display(Observer):
         await anyio.sleep_forever()
 
 
-@asynccontextmanager
-async def shown(*, as_json: bool) -> AsyncIterator[Display]:
+def shown(*, as_json: bool) -> AbstractAsyncContextManager[Display]:
     """Yield the display that suits where output goes."""
-    display: Display
     if as_json:
-        display = JsonDisplay()
-    elif sys.stderr.isatty():
-        display = BarDisplay()
-    else:
-        display = PlainDisplay()
+        return showing(JsonDisplay())
+    return showing(BarDisplay() if sys.stderr.isatty() else PlainDisplay())
+
+
+@asynccontextmanager
+async def showing(display: Display) -> AsyncIterator[Display]:
+    """Yield ``display`` and have it show, while the block lasts, what it is told of."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(display.live)
         try:
@@ -64,9 +66,9 @@ class _Watching(Display):
     """What both displays for people have in common: the progress that they read."""
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
+        self._progress: Measured | None = None
 
-    def planned(self, run: str, steps: int, progress: Progress) -> None:
+    def planned(self, run: str, steps: int, progress: Measured) -> None:
         self._progress = progress
         sys.stderr.write(f"run {run}: {steps} steps\n")
 
@@ -84,7 +86,11 @@ class PlainDisplay(_Watching):
             await anyio.sleep(max(0, due - time.monotonic()))
             due += _PLAIN_INTERVAL
             if self._progress is not None:
-                sys.stderr.write(line(self._progress.snapshot()) + "\n")
+                self.tell(self._progress.snapshot())
+
+    def tell(self, now: Snapshot) -> None:
+        """Say how far it is."""
+        sys.stderr.write(line(now) + "\n")
 
 
 class BarDisplay(_Watching):
@@ -125,15 +131,6 @@ class BarDisplay(_Watching):
             self._steps, total=now.total.steps, completed=passed.steps, detail=f"{passed.steps} of {now.total.steps}  {running}"
         )
         self._bars.refresh()
-
-
-def line(now: Snapshot) -> str:
-    """Return the state of a run in one line."""
-    passed = now.done + now.skipped + now.left_out
-    eta = f", about {duration(now.eta)} left" if now.eta is not None else ""
-    return (
-        f"{passed.steps} of {now.total.steps} steps, {size(passed.bytes)} of {size(now.total.bytes)}, {size(now.rate)}/s{eta}"
-    )
 
 
 def trouble(event: Event) -> str:

@@ -8,13 +8,13 @@ import resource
 import sys
 import textwrap
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 
 from transship import __version__, config, logging
-from transship.cli import migrate, plan, rollback, status, verify
 from transship.cli.output import print_error
 from transship.engine.signals import until_signal
 from transship.errors import ExitCode, TransshipError
@@ -22,13 +22,29 @@ from transship.errors import ExitCode, TransshipError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = (plan, migrate, status, verify, rollback)
+_COMMANDS = (
+    "plan",
+    "migrate",
+    "status",
+    "logs",
+    "cancel",
+    "resume",
+    "verify",
+    "rollback",
+    "arm",
+    "disarm",
+    "boot",
+    "serve",
+    "config",
+)
+"""Each is a module here. Only the one that is asked for is imported: a service that stays has no use for progress bars."""
 _EXIT_CODES = """\
 exit codes:
   0  done                                 4  the target cannot be used
   1  ended, but something was left out    5  verification found a difference
   2  wrong usage or configuration         6  another run holds the state directory
-  3  the source cannot be read            130, 143  stopped by a signal; run again to go on
+  3  the source cannot be read            7  the service does not answer
+  130, 143  stopped by a signal; run again to go on
 """
 _WIDTH = 78  # of a help text's paragraphs: beside a list that must stay as it is, argparse does not break them
 
@@ -37,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ``arguments`` (default: the process's) name; return the exit code."""
     try:
         try:
-            return _run(_parser().parse_args(arguments))
+            words = sys.argv[1:] if arguments is None else arguments
+            return _run(_parser(words[:1]).parse_args(words))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has gone; there is no one left to tell
@@ -48,16 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     try:
         settings = config.load(options.config)
-        logging.configure(settings.log.level)
+        logging.configure(settings.log.level or "error")
         _raise_file_limit()
         work = partial(options.run, options, settings)
-        return int(anyio.run(until_signal, work, backend_options={"use_uvloop": True}))
+        if not options.heeds_signals:
+            work = partial(until_signal, work)
+        return int(anyio.run(work, backend_options={"use_uvloop": True}))
     except TransshipError as error:
         print_error(error, as_json=getattr(options, "json", False))
         return error.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser for a command line that begins with ``words``; it knows all commands unless they name one."""
     parser = argparse.ArgumentParser(
         prog="transship",
         description=textwrap.fill(
@@ -70,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"transship {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in _COMMANDS:
+    for name in [name for name in _COMMANDS if name in words] or _COMMANDS:
+        module = import_module(f"transship.cli.{name}")
         command = module.add_parser(commands)
         command.description = textwrap.fill(command.description or "", _WIDTH)
         command.epilog = _EXIT_CODES
@@ -78,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--config", type=Path, metavar="FILE", help=f"configuration file (default: {config.DEFAULT_FILE}, if there is one)"
         )
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, heeds_signals=getattr(module, "HEEDS_SIGNALS", False))
     return parser
 
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from transship.cli.display import shown
-from transship.cli.options import add_json, add_recipe, add_source_and_target, add_state_dir, request_from
-from transship.cli.output import duration, say, say_json, size
-from transship.errors import ExitCode
+from transship.api.models import Order
+from transship.cli.display import JsonDisplay, shown
+from transship.cli.options import add_direct, add_json, add_recipe, add_source_and_target, add_state_dir, request_from
+from transship.cli.output import say, say_json
+from transship.client.client import reached
+from transship.client.follow import follow
+from transship.errors import ExitCode, ServiceUnavailable
 from transship.legs.containerd.migrate import migrate
+from transship.text import duration, size
 
 if TYPE_CHECKING:
     import argparse
 
+    from transship.api.models import Run
+    from transship.cli.display import Display
+    from transship.client.client import Client
     from transship.config import Settings
     from transship.legs.containerd.report import Report
+    from transship.legs.containerd.request import Request
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -25,24 +36,62 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "migrate",
         help="move images into containerd or an OCI image layout",
         description="Moves every image of a stopped Docker data root, under all its names. Run it again to go on after an"
-        " interruption: what is done is not done twice. The source is never changed.",
+        " interruption: what is done is not done twice. The source is never changed. If the transship service runs, or its"
+        " socket is there to start it, the service does the work and this command shows it.",
     )
     add_source_and_target(parser)
     add_recipe(parser)
     add_state_dir(parser)
+    add_direct(parser)
+    parser.add_argument("--detach", action="store_true", help="only have the service begin; do not wait for the end")
     add_json(parser, "print one JSON object per event, and one at the end")
     return parser
 
 
 async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     """Migrate; return DONE or INCOMPLETE. Raises TransshipError."""
-    async with shown(as_json=options.json) as display:
-        report = await migrate(request_from(options, settings), display)
+    request = request_from(options, settings)
+    service = request.settings.service.socket
+    async with reached(service, request.settings.run.state_dir) if not options.direct else nullcontext() as client:
+        if client is None:
+            async with shown(as_json=options.json) as display:
+                report = await migrate(request, display)
+        elif options.detach:
+            return await _detached(client, request, as_json=options.json)
+        else:
+            report = await hand_over(client, Order.of(request), as_json=options.json)
     if options.json:
         say_json(msgspec.to_builtins(report))
     else:
         summarise(report)
     return ExitCode.DONE if report.complete else ExitCode.INCOMPLETE
+
+
+async def hand_over(client: Client, order: Order, *, as_json: bool) -> Report:
+    """Have the service carry out ``order``, and show how it goes. Raises TransshipError."""
+    since = time.time()
+    run, begun = await client.start(order)
+    async with shown(as_json=as_json) as display:
+        return await followed(client, run, since if begun else 0, display)
+
+
+async def followed(client: Client, run: Run, since: float, display: Display) -> Report:
+    """Show how ``run`` goes from the time ``since`` on, and return its report. Raises TransshipError."""
+    if not isinstance(display, JsonDisplay):
+        sys.stderr.write(f"run {run.id} goes on in the service; Ctrl-C only ends this command\n")
+    details = await follow(client, run.id, since, display)
+    if details.report is None:
+        raise ServiceUnavailable(f"the service has no report of run {run.id}", remedy="see `transship status`")
+    return details.report
+
+
+async def _detached(client: Client, request: Request, *, as_json: bool) -> ExitCode:
+    run, _ = await client.start(Order.of(request))
+    if as_json:
+        say_json({"type": "detached", "run": run.id})
+    else:
+        say(f"run {run.id} goes on in the service: follow it with `transship status --watch`")
+    return ExitCode.DONE
 
 
 def summarise(report: Report) -> None:

@@ -45,12 +45,25 @@ def add_source_and_target(parser: argparse.ArgumentParser) -> None:
 
 def add_state_dir(parser: argparse.ArgumentParser) -> None:
     """Add the option that says where the journal is."""
-    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="where the journal is (default: /var/lib/transship)")
+    parser.add_argument("--state-dir", type=_absolute, metavar="DIR", help="where the journal is (default: /var/lib/transship)")
 
 
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     """Add the option for scripts."""
     parser.add_argument("--json", action="store_true", help=what)
+
+
+def add_socket(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where the service listens."""
+    parser.add_argument(
+        "--socket", type=Path, metavar="PATH", help="the service's socket (default: /run/transship/transship.sock)"
+    )
+
+
+def add_direct(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that the service carries out if there is one."""
+    add_socket(parser)
+    parser.add_argument("--direct", action="store_true", help="do it in this process, even if the service runs")
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +111,13 @@ def overridden(options: argparse.Namespace, settings: Settings) -> Settings:
         blobs=blobs,
         snapshots=snapshots,
         run=replace(settings.run, state_dir="state_dir", jobs="jobs"),
+        service=replace(settings.service, socket="socket"),
     )
+
+
+def _absolute(text: str) -> Path:
+    """Return a path that means the same to the service."""
+    return Path(text).absolute()
 
 
 def _positive(text: str) -> int:

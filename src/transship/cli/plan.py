@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from transship.api.models import PlanAnswer
 from transship.cli.options import add_json, add_recipe, add_source_and_target, add_state_dir, request_from
-from transship.cli.output import duration, say, say_json, size
+from transship.cli.output import say, say_json
 from transship.errors import ExitCode
 from transship.legs.containerd.inspect import preview
 from transship.legs.containerd.manifests import title
+from transship.text import duration, size
 
 if TYPE_CHECKING:
     import argparse
@@ -37,30 +40,10 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     """Plan; return DONE, or INCOMPLETE if something could not be moved. Raises TransshipError."""
     found = await preview(request_from(options, settings))
     if options.json:
-        say_json(_document(found))
+        say_json(msgspec.to_builtins(PlanAnswer.of(found)))
     else:
         _describe(found)
     return ExitCode.INCOMPLETE if any(left.lost for left in found.itinerary.left_out) else ExitCode.DONE
-
-
-def _document(found: Preview) -> dict[str, Any]:
-    return {
-        "source": str(found.store.root),
-        "driver": found.store.driver,
-        "target": str(found.target),
-        "images": [
-            {
-                "id": image.id,
-                "references": image.references,
-                "repo_digests": image.digest_references,
-                "layers": len(image.chain_ids),
-            }
-            for image in found.itinerary.images
-        ],
-        "layers": len(found.itinerary.layers),
-        "left_out": [asdict(left) for left in found.itinerary.left_out],
-        "estimate": asdict(found.estimate) | {"room": all(room.enough for room in found.estimate.rooms)},
-    }
 
 
 def _describe(found: Preview) -> None:

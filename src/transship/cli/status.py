@@ -1,90 +1,124 @@
-"""``transship status``: the runs, and how the last one stands."""
+"""``transship status``: what the service is at, the runs, and how the last one stands."""
 
 from __future__ import annotations
 
-from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from anyio import to_thread
 
-from transship.cli.options import add_json, add_state_dir, overridden
-from transship.cli.output import duration, say, say_json, size
-from transship.engine.journal import FILE_NAME, Journal
+from transship.api.models import MAX_RUNS, MAX_STEPS, Run
+from transship.cli.display import shown
+from transship.cli.options import add_json, add_socket, add_state_dir, overridden
+from transship.cli.output import say, say_json
+from transship.client.client import reached
+from transship.client.follow import follow
+from transship.daemon import history
 from transship.engine.step import State
-from transship.errors import ExitCode
+from transship.errors import ExitCode, RunStopped
+from transship.text import duration, line, size
 
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
+    from transship.api.models import RunDetails, Status
+    from transship.client.client import Client
     from transship.config import Settings
-    from transship.engine.records import RunRecord, StepRecord
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Add the command to ``commands``."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        "status", help="show the runs, and how the last one stands", description="Shows the runs, and how the last one stands."
+        "status",
+        help="show the runs, and how the last one stands",
+        description="Shows what the service is at, the runs, and how the last one stands. Without a service: what the journal"
+        " has.",
     )
+    parser.add_argument("--watch", action="store_true", help="show what the service is at until it has ended")
+    add_socket(parser)
     add_state_dir(parser)
-    add_json(parser, "print one JSON object")
+    add_json(parser, "print one JSON object; with --watch, before it one per event")
     return parser
 
 
 async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
-    """Show runs; return DONE. Raises JournalError."""
-    state_dir = overridden(options, settings).run.state_dir
-    runs, steps = await to_thread.run_sync(_read, state_dir)
+    """Show runs; return DONE. Raises TransshipError."""
+    settings = overridden(options, settings)
+    async with reached(settings.service.socket, settings.run.state_dir) as client:
+        if client is None:
+            service, (runs, steps) = None, await to_thread.run_sync(_read, settings.run.state_dir)
+        else:
+            if options.watch:
+                await _watch(client, as_json=options.json)
+            service = await client.status()
+            runs = await client.runs()
+            steps = await client.run(runs[0].id) if runs else None
     if options.json:
-        say_json({"runs": [_document(record) for record in runs], "last": _last(steps) if runs else None})
-    elif runs:
+        say_json(_document(service, runs, steps))
+        return ExitCode.DONE
+    if service is not None:
+        _describe_service(service)
+    if runs and steps:
         _describe(runs, steps)
     else:
-        say(f"no runs yet (state directory {state_dir})")
+        say(f"no runs yet (state directory {settings.run.state_dir})")
     return ExitCode.DONE
 
 
-def _read(state_dir: Path) -> tuple[list[RunRecord], list[StepRecord]]:
-    if not (state_dir / FILE_NAME).exists():
-        return [], []
-    with Journal.read_only(state_dir) as journal:
-        runs = journal.runs()
-        return runs, journal.steps(runs[0].id) if runs else []
+async def _watch(client: Client, *, as_json: bool) -> None:
+    """Show what the service is at until it has ended, however it ends: that is shown after it."""
+    current = (await client.status()).current
+    if current is not None and current.run is not None:
+        with suppress(RunStopped):
+            async with shown(as_json=as_json) as display:
+                await follow(client, current.run.id, current.since, display)
 
 
-def _document(record: RunRecord) -> dict[str, Any]:
+def _read(state_dir: Path) -> tuple[list[Run], RunDetails | None]:
+    records, _ = history.runs(state_dir, 0, MAX_RUNS)
+    if not records:
+        return [], None
+    last = history.details(state_dir, records[0].id, state=State.FAILED, after=0, limit=MAX_STEPS, problem=None)
+    return [Run.of(record) for record in records], last
+
+
+def _document(service: Status | None, runs: list[Run], last: RunDetails | None) -> dict[str, Any]:
     return {
-        "id": record.id,
-        "leg": record.leg,
-        "state": record.state.value,
-        "started": record.started,
-        "ended": record.ended,
-        "attempts": record.attempts,
-        "bytes": record.bytes,
-        "options": dict(record.options),
+        "service": msgspec.to_builtins(service),
+        "runs": msgspec.to_builtins(runs),
+        "last": last
+        and {
+            "steps": last.counts,
+            "failed": [
+                {"key": step.key, "message": step.error.message, "remedy": step.error.remedy}
+                for step in last.steps
+                if step.error
+            ],
+        },
     }
 
 
-def _last(steps: list[StepRecord]) -> dict[str, Any]:
-    return {
-        "steps": dict(Counter(step.state.value for step in steps)),
-        "failed": [
-            {"key": step.key, "message": step.error.message, "remedy": step.error.remedy}
-            for step in steps
-            if step.state is State.FAILED and step.error
-        ],
-    }
+def _describe_service(service: Status) -> None:
+    current = service.current
+    progress = f": {line(current.progress)}" if current and current.progress else ""
+    run = f" run {current.run.id}" if current and current.run else ""
+    stalled = " IT DOES NOT ADVANCE" if current and current.stalled else ""
+    say(f"service: {service.state.value}{run}{progress}{stalled}{', armed for the next boot' if service.armed else ''}")
+    if current and current.progress:
+        for step in current.progress.running:
+            say(f"  {step.title}: {size(step.bytes_done)} of {size(step.bytes)}, {duration(step.seconds)}")
 
 
-def _describe(runs: list[RunRecord], steps: list[StepRecord]) -> None:
+def _describe(runs: list[Run], last: RunDetails) -> None:
     say(f"{'RUN':22}{'WHAT':12}{'STATE':13}{'STARTED (UTC)':21}{'TOOK':>12}{'READ':>10}")
-    for record in runs:
-        started = datetime.fromtimestamp(record.started, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        took = duration(record.ended - record.started) if record.ended else "-"
-        say(f"{record.id:22}{record.leg:12}{record.state.value:13}{started:21}{took:>12}{size(record.bytes):>10}")
-    counts = Counter(step.state.value for step in steps)
-    say(f"last run: {', '.join(f'{count} {state}' for state, count in counts.items()) or 'no steps yet'}")
-    for step in steps:
-        if step.state is State.FAILED and step.error:
+    for run in runs:
+        started = datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        took = duration(run.ended - run.started) if run.ended else "-"
+        say(f"{run.id:22}{run.leg:12}{run.state.value:13}{started:21}{took:>12}{size(run.bytes):>10}")
+    say(f"last run: {', '.join(f'{count} {state}' for state, count in last.counts.items()) or 'no steps yet'}")
+    for step in last.steps:
+        if step.error:
             say(f"  FAILED {step.key}: {step.error.message}")

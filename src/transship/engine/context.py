@@ -48,7 +48,7 @@ class StepContext:
 
     def in_process(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         """Run ``function`` in a process of its own, which is killed if the run is stopping; see ``step.Context``."""
-        return process.call(function, arguments, self.check_cancelled)
+        return process.call(function, arguments, self.check_cancelled, self._progress.alive)
 
     def value(self, key: str) -> Value | None:
         """Return what the step ``key`` left, None if it did not succeed. Raises ValueError if the step does not wait for it."""

@@ -46,6 +46,25 @@ def event_log_path(state_dir: Path, run: str) -> Path:
     return run_directory(state_dir, run) / FILE_NAME
 
 
+def read_lines(path: Path, offset: int, size: int) -> tuple[list[bytes], int]:
+    """Return whole lines of an event log from ``offset`` (bytes), ``size`` bytes or one line at least, and where to go on.
+
+    No lines: there are no more so far. Raises JournalError.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+            while data and b"\n" not in data and (more := file.read(size)):
+                data += more
+    except FileNotFoundError:
+        return [], offset
+    except OSError as error:
+        raise JournalError(f"cannot read {path}: {error}", remedy="check its file system and permissions") from error
+    whole = data[: data.rfind(b"\n") + 1]
+    return whole.splitlines(), offset + len(whole)
+
+
 @asynccontextmanager
 async def open_event_log(state_dir: Path, run: str, written: Callable[[bytes], None]) -> AsyncIterator[EventSink]:
     """Yield a sink that appends each event to the log of ``run``; when the block is left, all of them have been written.

@@ -11,12 +11,14 @@ each step either ``step_started`` and then ``step_done`` or ``step_failed``, or 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from transship.engine.records import ErrorInfo, RunState
+
 if TYPE_CHECKING:
-    from transship.engine.records import ErrorInfo, RunState
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,30 @@ class RunEnded(Event):
     bytes: int
     seconds: float
 
+
+def from_json(document: Mapping[str, Any]) -> Event | None:
+    """Return the event that ``to_json`` made ``document`` of, None for a type that this version does not know.
+
+    Raises ValueError if fields are missing.
+    """
+    kind = _KINDS.get(str(document.get("type")))
+    if kind is None:
+        return None
+    try:
+        values = {field.name: document[field.name] for field in fields(kind)}
+        if kind is StepFailed:
+            values["error"] = ErrorInfo(**values["error"])
+        if kind is RunEnded:
+            values["state"] = RunState(values["state"])
+        return kind(**values)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not an event: {document}") from error
+
+
+_KINDS = {
+    kind.type: kind
+    for kind in (RunStarted, StepStarted, StepDone, StepFailed, StepBlocked, RollbackStarted, StepUndone, RunEnded)
+}
 
 EventSink = Callable[[Event], Awaitable[None]]
 """Takes an event; called from the event loop, one event at a time in the order in which they happened.

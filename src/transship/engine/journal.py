@@ -199,6 +199,17 @@ class Journal:
         condition, values = ("", ()) if state is None else ("AND state = ?", (state.value,))
         return self._read(f"{_STEP} WHERE run = ? {condition} ORDER BY seq", (run, *values), _step)
 
+    def page(self, run: str, state: State | None, after: int, limit: int) -> list[StepRecord]:
+        """Return the first ``limit`` steps of ``run`` (of those in ``state``) with a ``seq`` above ``after``, in its order."""
+        condition, values = ("", ()) if state is None else ("AND state = ?", (state.value,))
+        query = f"{_STEP} WHERE run = ? AND seq > ? {condition} ORDER BY seq LIMIT ?"
+        return self._read(query, (run, after, *values, limit), _step)
+
+    def counts(self, run: str) -> dict[State, int]:
+        """Return how many steps of ``run`` are in each state."""
+        query = "SELECT state, COUNT(*) FROM steps WHERE run = ? GROUP BY state"
+        return dict(self._read(query, (run,), lambda row: (_member(State, row[0]), int(row[1]))))
+
     def runs(self) -> list[RunRecord]:
         """Return all runs, newest first."""
         return self._read(f"{_RUN} ORDER BY number DESC", (), _run)

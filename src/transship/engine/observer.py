@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transship.engine.events import Event
-    from transship.engine.progress import Progress
+    from transship.engine.progress import Measured
     from transship.engine.records import RunRecord
 
 
@@ -19,7 +19,7 @@ class Observer:
     def started(self, run: RunRecord) -> None:
         """``run`` is in the journal, begun or continued; what it has to do is not known yet."""
 
-    def planned(self, run: str, steps: int, progress: Progress) -> None:
+    def planned(self, run: str, steps: int, progress: Measured) -> None:
         """It is planned, and about to do ``steps``; how far it is can be read from ``progress`` at any time."""
 
     async def emit(self, event: Event) -> None:

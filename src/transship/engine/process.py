@@ -10,6 +10,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transship.errors import ProcessLost
@@ -25,10 +26,16 @@ _INTERVAL = 0.05
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def call(function: Callable[[*Arguments], T], arguments: tuple[*Arguments], check_cancelled: Callable[[], None]) -> T:
+def call(
+    function: Callable[[*Arguments], T],
+    arguments: tuple[*Arguments],
+    check_cancelled: Callable[[], None],
+    alive: Callable[[], None],
+) -> T:
     """Return what ``function`` returns; what it raises is raised here. All three are pickled.
 
-    If ``check_cancelled`` raises, or this process dies, the other is killed. Raises ProcessLost if it ends without an answer.
+    ``alive`` is called again and again while the other process uses its processor. If ``check_cancelled`` raises, or this
+    process dies, the other is killed. Raises ProcessLost if it ends without an answer.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -36,16 +43,20 @@ def call(function: Callable[[*Arguments], T], arguments: tuple[*Arguments], chec
     with receiver:
         try:
             # Ctrl-C at a terminal reaches the whole group: what it means is for this process to say.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 process.start()
             finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         finally:
             sender.close()
         try:
+            used = _processor_time(process.pid)
             while not receiver.poll(_INTERVAL):
                 check_cancelled()
+                before, used = used, _processor_time(process.pid)
+                if used > before:
+                    alive()
             outcome, error = receiver.recv()
         except EOFError:
             process.join()
@@ -61,6 +72,15 @@ def call(function: Callable[[*Arguments], T], arguments: tuple[*Arguments], chec
         raise error
     result: T = outcome
     return result
+
+
+def _processor_time(pid: int | None) -> int:
+    """Return how much the process has used (utime and stime of proc_pid_stat(5), in ticks)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except FileNotFoundError:  # it has just ended
+        return 0
+    return int(fields[11]) + int(fields[12])
 
 
 def _answer(sender: Connection, parent: int, function: Callable[[*Arguments], T], arguments: tuple[*Arguments]) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from transship.engine.step import work
 
@@ -63,8 +63,9 @@ class Snapshot:
     """How far a run is at one moment.
 
     ``total`` = ``done`` + ``skipped`` + ``left_out`` (failed or blocked) + what remains; bytes of running steps count as
-    done as they are read. ``rate`` is in bytes per second over the last ``WINDOW`` seconds, ``elapsed`` and ``eta`` in
-    seconds; ``eta`` is None while there is nothing to go by.
+    done as they are read. ``rate`` is in bytes per second over the last ``WINDOW`` seconds; ``elapsed``, ``quiet`` (since
+    anything advanced: a step's bytes, its begin or end, the work of its process) and ``eta`` in seconds; ``eta`` is None while
+    there is nothing to go by.
     """
 
     total: Amount
@@ -73,8 +74,17 @@ class Snapshot:
     left_out: Amount
     rate: float
     elapsed: float
+    quiet: float
     eta: float | None
     running: tuple[RunningStep, ...]
+
+
+class Measured(Protocol):
+    """A run whose progress can be read at any time."""
+
+    def snapshot(self) -> Snapshot:
+        """Return how things stand now."""
+        ...
 
 
 class Progress:
@@ -92,10 +102,16 @@ class Progress:
         self._begun = clock()
         self._read = Amount()  # by all steps that ran, also those that failed: never shrinks
         self._samples = deque([_Sample(self._begun, self._read)])
+        self._sign = self._begun
+
+    def alive(self) -> None:
+        """Something advances that cannot be counted."""
+        self._sign = self._clock()
 
     def started(self, step: Step) -> None:
         """``step`` begins to run."""
         with self._lock:
+            self._sign = self._clock()
             self._running[step.key] = _Running(step, self._clock())
 
     def advanced(self, key: str, count: int) -> None:
@@ -114,11 +130,13 @@ class Progress:
     def skipped(self, step: Step) -> None:
         """``step`` does not run, because its outcome still stands."""
         with self._lock:
+            self._sign = self._clock()
             self._skipped += Amount.of(step)
 
     def left_out(self, step: Step) -> None:
         """``step`` has failed, or is blocked."""
         with self._lock:
+            self._sign = self._clock()
             self._running.pop(step.key, None)
             self._left_out += Amount.of(step)
 
@@ -139,13 +157,14 @@ class Progress:
                 left_out=self._left_out,
                 rate=moved.bytes / span if span > 0 else 0.0,
                 elapsed=now - self._begun,
+                quiet=now - self._sign,
                 eta=_eta(remaining, moved, span),
                 running=running,
             )
 
     def _moved(self, amount: Amount) -> None:
         self._read += amount
-        now = self._clock()
+        now = self._sign = self._clock()
         if now - self._samples[-1].time >= _INTERVAL:
             self._samples.append(_Sample(now, self._read))
             self._forget(now)

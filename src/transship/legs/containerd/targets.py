@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transship.errors import JournalError, UsageError
-from transship.stores.containerd.target import ContainerdTarget
 from transship.stores.oci.target import LayoutTarget
 
 if TYPE_CHECKING:
@@ -33,6 +32,9 @@ class TargetSpec:
         """Return the target, not opened yet. Raises TargetRefused."""
         if self.kind == "oci":
             return LayoutTarget(Path(self.path))
+        # With it comes gRPC: a service that waits for work, and a command that only asks it, can do without.
+        from transship.stores.containerd.target import ContainerdTarget  # noqa: PLC0415
+
         return ContainerdTarget(Path(self.path), self.namespace, self.snapshotter)
 
     def to_json(self) -> dict[str, Any]:

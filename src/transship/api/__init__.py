@@ -1,0 +1,1 @@
+"""What goes over the service's socket: known to both sides."""

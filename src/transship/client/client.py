@@ -1,0 +1,175 @@
+"""Asks the service over its socket."""
+
+from __future__ import annotations
+
+import errno
+import json
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import anyio
+import httpx
+import msgspec
+
+from transship.api.models import MAX_RUNS, MAX_STEPS, Order, Run, RunDetails, Runs, Status
+from transship.api.problem import Problem
+from transship.errors import AccessDenied, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+    from types import TracebackType
+
+T = TypeVar("T")
+
+_CONNECT_WITHIN = 30.0
+"""Seconds: a service that is started by its socket, and other clients, come first."""
+_ANSWER_WITHIN = 30.0
+
+
+class Client:
+    """A connection to the service behind the socket ``path``; an asynchronous context manager.
+
+    All methods raise ServiceUnavailable if nobody answers, and the errors that the service tells of.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._http = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(path)),
+            base_url="http://transship",
+            timeout=httpx.Timeout(_ANSWER_WITHIN, connect=_CONNECT_WITHIN),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._http.aclose()
+
+    async def status(self) -> Status:
+        """Return how things stand."""
+        return _converted(await self._ask("GET", "/v1/status"), Status)
+
+    async def runs(self) -> list[Run]:
+        """Return the newest runs, the newest first."""
+        return _converted(await self._ask("GET", f"/v1/runs?limit={MAX_RUNS}"), Runs).runs
+
+    async def run(self, run: str) -> RunDetails:
+        """Return a run, with those of its steps that failed."""
+        return _converted(await self._ask("GET", f"/v1/runs/{run}?state=failed&limit={MAX_STEPS}"), RunDetails)
+
+    async def start(self, order: Order) -> tuple[Run, bool]:
+        """Have a migration begun; return its run, and whether it was not going on already. Raises RunGoesOn."""
+        answer = await self._ask("POST", "/v1/runs", content=msgspec.json.encode(order))
+        return _converted(answer, Run), answer.status_code == HTTPStatus.ACCEPTED
+
+    async def cancel(self, run: str) -> Run:
+        """Have ``run`` stopped; return when it has."""
+        return _converted(await self._ask("POST", f"/v1/runs/{run}/cancel"), Run)
+
+    async def resume(self, run: str) -> Run:
+        """Have ``run`` gone on with."""
+        return _converted(await self._ask("POST", f"/v1/runs/{run}/resume"), Run)
+
+    async def rollback(self, run: str) -> Run:
+        """Have what ``run`` made removed."""
+        return _converted(await self._ask("POST", f"/v1/runs/{run}/rollback"), Run)
+
+    async def events(self, run: str, after: int = 0, *, further: bool = True) -> AsyncIterator[dict[str, Any]]:
+        """Yield the events of ``run`` that follow number ``after``, as JSON objects.
+
+        Then go on, if ``further``, until the service is no longer at the run.
+        """
+        path = f"/v1/runs/{run}/events?follow={'true' if further else 'false'}"
+        headers = {"last-event-id": str(after)}
+        timeout = httpx.Timeout(_ANSWER_WITHIN, connect=_CONNECT_WITHIN)  # the service breaks a silence sooner than that
+        with self._reaching():
+            async with self._http.stream("GET", path, headers=headers, timeout=timeout) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    raise _error(answer)
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: "):
+                        yield json.loads(line.removeprefix("data: "))
+
+    async def _ask(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
+        headers = {"content-type": "application/json"} if content is not None else {}
+        # What is asked for with POST may have to wait for steps that come to their end, or for a store to be read.
+        timeout = httpx.Timeout(None if method == "POST" else _ANSWER_WITHIN, connect=_CONNECT_WITHIN)
+        with self._reaching():
+            answer = await self._http.request(method, path, content=content, headers=headers, timeout=timeout)
+        if answer.is_error:
+            raise _error(answer)
+        return answer
+
+    def _reaching(self) -> _Reaching:
+        return _Reaching(self._path)
+
+
+class _Reaching:
+    """Turns what keeps us from the service into ServiceUnavailable."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, httpx.TransportError):
+            raise ServiceUnavailable(
+                f"the service at {self._path} does not answer: {error or type(error).__name__}",
+                remedy="see `systemctl status transship.service`, or do without it: --direct",
+            ) from error
+
+
+@asynccontextmanager
+async def reached(path: Path, state_dir: Path) -> AsyncIterator[Client | None]:
+    """Yield a client of the service at ``path``; None if there is none, or if it keeps its journal elsewhere.
+
+    Raises AccessDenied if the socket is not for us, and ServiceUnavailable if something listens that does not answer.
+    """
+    if not await _listens(path):
+        yield None
+        return
+    async with Client(path) as client:
+        theirs = (await client.status()).state_dir
+        yield client if theirs == str(state_dir) else None
+
+
+async def _listens(path: Path) -> bool:
+    try:
+        connection = await anyio.connect_unix(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except PermissionError as error:
+        raise AccessDenied(
+            f"{path}: {error.strerror}", remedy="ask as root, or as a member of the group that the socket belongs to"
+        ) from error
+    except OSError as error:
+        if error.errno in {errno.ENOTDIR, errno.ENOTSOCK, errno.ENAMETOOLONG}:
+            return False
+        raise ServiceUnavailable(f"{path}: {error}", remedy="see `systemctl status transship.socket`") from error
+    await connection.aclose()
+    return True
+
+
+def _converted(answer: httpx.Response, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(json.loads(answer.content), kind)
+    except ValueError as error:
+        raise ServiceUnavailable(
+            f"what answers is not the transship service, or one of another version: {error}", remedy="do without it: --direct"
+        ) from error
+
+
+def _error(answer: httpx.Response) -> Exception:
+    try:
+        return msgspec.json.decode(answer.content, type=Problem).as_error()
+    except ValueError:
+        return ServiceUnavailable(f"the service answers {answer.status_code}", remedy="see its log, or do without it: --direct")

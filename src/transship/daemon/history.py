@@ -1,0 +1,57 @@
+"""What the journal remembers, for whoever asks the service. These functions block; they raise JournalError."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from transship.api.models import Run, RunDetails, StepDetails
+from transship.engine.journal import FILE_NAME, Journal
+from transship.engine.state_dir import run_directory
+from transship.errors import RunNotFound
+from transship.legs.containerd.report import read_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transship.api.problem import Problem
+    from transship.engine.records import RunRecord
+    from transship.engine.step import State
+
+
+def runs(state_dir: Path, skip: int, limit: int) -> tuple[list[RunRecord], int]:
+    """Return ``limit`` runs, newest first, after the ``skip`` newest; and how many there are."""
+    if not (state_dir / FILE_NAME).exists():
+        return [], 0
+    with Journal.read_only(state_dir) as journal:
+        found = journal.runs()
+    return found[skip : skip + limit], len(found)
+
+
+def record(state_dir: Path, run: str) -> RunRecord:
+    """Return a run. Raises RunNotFound."""
+    if not (state_dir / FILE_NAME).exists():
+        raise RunNotFound(f"there is no run {run}: there has been none yet", remedy="start one with `transship migrate`")
+    with Journal.read_only(state_dir) as journal:
+        return journal.run(run)
+
+
+def counts(state_dir: Path, run: str) -> dict[str, int]:
+    """Return how many steps of a run are in each state."""
+    with Journal.read_only(state_dir) as journal:
+        return {state.value: count for state, count in journal.counts(run).items()}
+
+
+def details(state_dir: Path, run: str, *, state: State | None, after: int, limit: int, problem: Problem | None) -> RunDetails:
+    """Return a run, a page of its steps (see ``StepsQuery``) and its report. Raises RunNotFound."""
+    found = record(state_dir, run)
+    with Journal.read_only(state_dir) as journal:
+        steps = journal.page(run, state, after, limit + 1)
+    page = steps[:limit]
+    return RunDetails(
+        run=Run.of(found),
+        counts=counts(state_dir, run),
+        steps=[StepDetails.of(step) for step in page],
+        next=page[-1].seq if len(steps) > limit else None,
+        report=read_report(run_directory(state_dir, run)),
+        problem=problem,
+    )
