@@ -129,7 +129,16 @@ def tar_and_zstd(store: Path, work: Path) -> Measurement:
 
 def transship(store: Path, target: str, work: Path) -> list[str]:
     """Return the command that migrates ``store`` to ``target``."""
-    migrate_command = ["migrate", "--source", str(store / "root"), "--target", target, "--state-dir", str(work / "state")]
+    migrate_command = [
+        "migrate",
+        "--direct",
+        "--source",
+        str(store / "root"),
+        "--target",
+        target,
+        "--state-dir",
+        str(work / "state"),
+    ]
     return [sys.executable, "-m", "transship", *migrate_command]
 
 
