@@ -1,6 +1,7 @@
 # What a stranger would guess: make help.
 
 VENV   ?= .venv
+DESTDIR ?=
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 ARGS   ?=
@@ -14,11 +15,11 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	$$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test real lint bench install uninstall clean
+.PHONY: help venv demo test real lint bench generated install uninstall clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo 'Variables: PYTHON (which Python), ARGS (more arguments for pytest or the benchmark), VENV, PREFIX, SYSCONFDIR.'
+	@echo 'Variables: PYTHON (which Python), ARGS (more arguments for pytest or the benchmark), VENV, DESTDIR, PREFIX, SYSCONFDIR.'
 
 venv: $(STAMP) ## make .venv with transship and all that its development needs
 
@@ -45,16 +46,17 @@ lint: venv ## check style and types
 bench: venv ## measure: builds a large store with a real dockerd, takes minutes, needs root
 	$(BIN)/python bench/run.py $(ARGS)
 
-install: ## install for all users: PREFIX/lib/transship, PREFIX/bin/transship, SYSCONFDIR/transship/transship.toml
-	$(call make_venv,$(PREFIX)/lib/transship)
-	$(PREFIX)/lib/transship/bin/python -m pip install --quiet --force-reinstall .
-	install -d $(PREFIX)/bin $(SYSCONFDIR)/transship
-	ln -sfn ../lib/transship/bin/transship $(PREFIX)/bin/transship
-	test -e $(SYSCONFDIR)/transship/transship.toml || install -m 644 config/transship.toml $(SYSCONFDIR)/transship/
+generated: venv ## make man page and completions in share/ anew, from the commands as they are
+	$(BIN)/python share/generate.py
 
-uninstall: ## remove what install put there, except the configuration
-	rm -f $(PREFIX)/bin/transship
-	rm -rf $(PREFIX)/lib/transship
+install: ## install below PREFIX (program, units, man page, completions) and SYSCONFDIR (configuration); DESTDIR goes before both
+	@$(need_python)
+	@$(paths) PYTHON='$(PYTHON)' share/install install
+
+uninstall: ## remove what install put there, except the configuration; the state stays too
+	@$(paths) share/install uninstall
+
+paths = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)'
 
 clean: ## remove everything that can be made again
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -63,10 +65,9 @@ clean: ## remove everything that can be made again
 
 # An environment at $(1) with a pip that knows dependency groups; one that is there and works is kept.
 define make_venv
-	@if ! $(1)/bin/python -c '' 2>/dev/null; then \
-		test -n '$(PYTHON)' || { echo 'No Python from 3.11 on that can make environments was found.' \
-			'On Debian: apt-get install python3 python3-venv; elsewhere: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3' >&2; exit 1; }; \
-		$(PYTHON) -m venv --clear $(1); \
-	fi
+	@$(1)/bin/python -c '' 2>/dev/null || { $(need_python); $(PYTHON) -m venv --clear $(1); }
 	$(1)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 endef
+
+need_python = test -n '$(PYTHON)' || { echo 'No Python from 3.11 on that can make environments was found.' \
+	'On Debian: apt-get install python3 python3-venv; elsewhere: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3' >&2; exit 1; }

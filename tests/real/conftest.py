@@ -9,11 +9,15 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.real.disks import Disk
+from tests.real.install import make
+from tests.real.machine import PROGRAMS, Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -204,3 +208,20 @@ def make_dockerd(request: pytest.FixtureRequest) -> Iterator[Callable[..., Docke
     for directory, daemon in made:
         daemon.stop()
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What ``make install`` puts below DESTDIR: for reading only."""
+    need(request, "make", *PROGRAMS)
+    with Disk(tmp_path_factory.mktemp("installed"), "ext4", 1 << 30) as disk:
+        stage = disk.path / "stage"
+        make("install", stage, tmp_path_factory.mktemp("project"))
+        yield stage
+
+
+@pytest.fixture
+def make_machine(installed: Path) -> Iterator[Callable[[], Machine]]:
+    """Makes one more host at each call, switched off: see machine.py."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(Machine(installed))

@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import structlog
-from anyio import TASK_STATUS_IGNORED, create_task_group, move_on_after, open_signal_receiver, sleep, to_thread
+from anyio import TASK_STATUS_IGNORED, CancelScope, create_task_group, move_on_after, open_signal_receiver, sleep, to_thread
 
 from transship import logging
 from transship.daemon.http.bounds import Bounds
@@ -24,7 +24,6 @@ from transship.text import line
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from anyio import CancelScope
     from anyio.abc import TaskStatus
 
     from transship.config import Settings
@@ -44,21 +43,24 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> None:
     notifier = Notifier.from_environment()
     logging.configure(settings.log.level or LOG_LEVEL)
     share_heap()
+    listener = await to_thread.run_sync(listening, settings.service.socket, settings.service.group)
     failure: Exception | None = None
     try:
-        with listening(settings.service.socket, settings.service.group) as listener:
-            async with create_task_group() as tasks:
-                service = await Service.opened(settings, tasks)
-                bounds = Bounds(connections=settings.service.connections)
-                async with serving(make_app(service), listener.socket, bounds) as server:
-                    life = _Life(service, server, notifier, reread)
-                    await life.live(idle_exit=settings.service.idle_exit if listener.activated else 0)
-                    if not await service.supervisor.stop():
-                        _log.warning("abandoned", reason="a step did not come to an end in time; the run can be resumed")
-                        listener.close()
-                        os._exit(0)  # its thread would keep the process alive; what it leaves is what a kill leaves
+        async with create_task_group() as tasks:
+            service = await Service.opened(settings, tasks)
+            bounds = Bounds(connections=settings.service.connections)
+            async with serving(make_app(service), listener.socket, bounds) as server:
+                life = _Life(service, server, notifier, reread)
+                await life.live(idle_exit=settings.service.idle_exit if listener.activated else 0)
+                if not await service.supervisor.stop():
+                    _log.warning("abandoned", reason="a step did not come to an end in time; the run can be resumed")
+                    await to_thread.run_sync(listener.close)
+                    os._exit(0)  # its thread would keep the process alive; what it leaves is what a kill leaves
     except ExceptionGroup as group:
         failure = first_error(group)
+    finally:
+        with CancelScope(shield=True):
+            await to_thread.run_sync(listener.close)
     if failure:
         raise failure
 

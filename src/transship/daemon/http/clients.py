@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from uvicorn.server import ServerState
 
 if TYPE_CHECKING:
-    from transship.daemon.http.protocol import Protocol
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class Clients(ServerState):
@@ -20,13 +20,13 @@ class Clients(ServerState):
         self.none = asyncio.Event()
         self.none.set()
 
-    def joined(self, connection: Protocol) -> None:
+    def joined(self, connection: HttpToolsProtocol) -> None:
         """Count a connection."""
         self.connections.add(connection)
         self.some.set()
         self.none.clear()
 
-    def left(self, connection: Protocol) -> None:
+    def left(self, connection: HttpToolsProtocol) -> None:
         """Count it no more."""
         self.connections.discard(connection)
         if not self.connections:
