@@ -13,9 +13,15 @@ import msgspec
 import pytest
 
 from transship import config, errors
+from transship.api import models, problem
 from transship.cli.main import _parser
-from transship.engine import events, journal
-from transship.engine.records import RunState
+from transship.daemon.activity import Activity
+from transship.daemon.http.bounds import Bounds
+from transship.daemon.metrics import Metrics
+from transship.daemon.web.operations import OPERATIONS
+from transship.engine import events, journal, progress
+from transship.engine.plan import Plan
+from transship.engine.records import RunRecord, RunState
 from transship.engine.step import State
 from transship.errors import ExitCode, TransshipError
 from transship.legs.containerd import images, manifests, voyage
@@ -71,10 +77,15 @@ def test_every_page_is_in_the_index() -> None:
             assert f"({page.relative_to(ROOT / 'docs')})" in index
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    """Return the parser of each command."""
-    [subparsers] = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    return dict(subparsers.choices)
+def commands(parser: argparse.ArgumentParser | None = None) -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each command; a command of several is there as each of them (``config show``)."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in (parser or _parser())._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                below = commands(command)
+                found |= {f"{name} {each}": its for each, its in below.items()} or {name: command}
+    return found
 
 
 def options(parser: argparse.ArgumentParser) -> list[str]:
@@ -163,3 +174,65 @@ def test_every_label_is_described() -> None:
     assert len(labels) >= 9
     for label in labels:
         assert label in text
+
+
+def test_every_operation_of_the_service_is_described() -> None:
+    text = section((REFERENCE / "api.md").read_text(), "## Operations")
+    described = [(code(row[0])[0], code(row[1])[0]) for row in rows(text)[1:]]
+    assert described == [(f"{each.method} {each.path}", each.right.value) for each in OPERATIONS]
+
+
+def test_every_model_of_the_service_is_described() -> None:
+    text = section((REFERENCE / "api.md").read_text(), "## Models")
+    described = {code(row[0])[0]: code(row[1]) for row in rows(text)[1:]}
+    elsewhere = {"PlanAnswer", "PlanEstimate", "PlannedImage"}  # as in the commands' JSON
+    structs = [
+        kind
+        for module in (models, problem)
+        for name, kind in vars(module).items()
+        if inspect.isclass(kind) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__
+        if not name.endswith("Query") and name not in elsewhere
+    ]
+    expected = {kind.__name__: [field.encode_name for field in msgspec.structs.fields(kind)] for kind in structs}
+    for kind in (progress.Snapshot, progress.Amount, progress.RunningStep):
+        expected[kind.__name__] = [field.name for field in fields(kind)]
+    assert described == expected
+
+
+def test_every_problem_of_the_service_is_described() -> None:
+    text = section((REFERENCE / "api.md").read_text(), "## Problems")
+    described = {name: int(row[1]) for row in rows(text)[1:] for name in code(row[0])}
+    assert described == {kind.__name__: int(status) for kind, status in problem._STATUS.items()}
+
+
+def test_every_bound_of_the_service_is_described() -> None:
+    text = section((REFERENCE / "api.md").read_text(), "## Bounds")
+    bounds, service = Bounds(), config.ServiceSettings()
+    assert [int(re.findall(r"\d+", row[1])[0]) for row in rows(text)[1:]] == [
+        bounds.connections,
+        service.streams,
+        bounds.head // 1024,
+        bounds.body // 1024,
+        1000,  # of Order
+        4096,
+        bounds.head_within,
+        bounds.pipelined,
+        bounds.idle_within,
+        bounds.read_within,
+    ]
+    assert (bounds.connections, bounds.body_within) == (service.connections, bounds.head_within)
+
+
+@pytest.mark.anyio
+async def test_every_metric_is_described() -> None:
+    activity = Activity(models.Phase.MIGRATING)
+    activity.planned("run", 0, progress.Progress(Plan([])))
+    metrics = Metrics(lambda: activity)
+    ended = RunRecord("run", "leg", "scope", {}, RunState.DONE, 0.0, 1.0, 1, 1, 1)
+    metrics._count(ended, {"done": 1}, activity)
+    text = metrics.text().decode()
+    expected = {
+        name: kind for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE) if not name.endswith("_created")
+    }
+    described = {code(row[0])[0]: row[1] for row in rows((REFERENCE / "metrics.md").read_text())[1:]}
+    assert described == expected

@@ -11,17 +11,17 @@
 _shtab_transship_commands() {
   local _commands=(
     arm:'migrate at the next boot, before Docker starts'
-    boot:'migrate as armed; for transship-boot.service'
+    boot:'migrate as armed; run by transship-boot.service'
     cancel:'stop the run that the service is at'
     config:'show or check the configuration'
     disarm:'do not migrate at the next boot'
     logs:'show what happened in a run'
     migrate:'move images into containerd or an OCI image layout'
     plan:'show what a migration would do; writes nothing'
-    resume:'go on with a run that was stopped'
+    resume:'go on with a migration that was stopped or is incomplete'
     rollback:'remove what a run made in the target, and nothing else'
     serve:'run as a service that migrates, and tells how it goes, on a Unix socket'
-    status:'show the runs, and how the last one stands'
+    status:'show what goes on, the runs so far, and how the last one stands'
     verify:'check the target against the source, to the byte'
   )
   _describe 'transship commands' _commands
@@ -76,7 +76,7 @@ _shtab_transship_cancel_options=(
   "--socket[where the transship service listens (default\: \/run\/transship\/transship.sock)]:PATH:_files"
   "--state-dir[where the journal is (default\: \/var\/lib\/transship)]:DIR:_files -/"
   "--config[configuration file (default\: \/etc\/transship\/transship.toml, if there is one)]:FILE:_files"
-  ":the run (default\: the one that goes on, if one does):"
+  ":its ID (default\: whichever the service is at):"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -118,12 +118,12 @@ _shtab_transship_disarm_defaults_added=0
 
 _shtab_transship_logs_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--follow[go on while the service is at the run]"
+  "--follow[go on with what comes, until the run that the service is at ends]"
   "--socket[where the transship service listens (default\: \/run\/transship\/transship.sock)]:PATH:_files"
   "--state-dir[where the journal is (default\: \/var\/lib\/transship)]:DIR:_files -/"
   "--json[print one JSON object per event]"
   "--config[configuration file (default\: \/etc\/transship\/transship.toml, if there is one)]:FILE:_files"
-  ":the run (default\: the last one):"
+  ":its ID (default\: the newest run):"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -141,8 +141,9 @@ _shtab_transship_migrate_options=(
   "--fill[how files get into snapshots (default\: auto\: reflink where the file system can, else hard links for files of 64 KiB and more and copies of smaller ones, else copies)]:fill:(auto reflink link link-all copy)"
   "--jobs[layers worked on at once (default\: one per processor, but at most 8)]:N:"
   "--state-dir[where the journal is (default\: \/var\/lib\/transship)]:DIR:_files -/"
+  "--socket[where the transship service listens (default\: \/run\/transship\/transship.sock)]:PATH:_files"
   "--direct[do the work in this process, even if the service runs]"
-  "--detach[only have the service begin\; do not wait for the end]"
+  "--detach[have the service begin, and do not wait for the end]"
   "--json[print one JSON object per event, and one at the end]"
   "--config[configuration file (default\: \/etc\/transship\/transship.toml, if there is one)]:FILE:_files"
 )
@@ -171,11 +172,12 @@ _shtab_transship_plan_defaults_added=0
 
 _shtab_transship_resume_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--socket[where the transship service listens (default\: \/run\/transship\/transship.sock)]:PATH:_files"
   "--direct[do the work in this process, even if the service runs]"
   "--state-dir[where the journal is (default\: \/var\/lib\/transship)]:DIR:_files -/"
   "--json[print one JSON object per event, and one at the end]"
   "--config[configuration file (default\: \/etc\/transship\/transship.toml, if there is one)]:FILE:_files"
-  ":the run (default\: the last one that was stopped):"
+  ":its ID (default\: the last one that was stopped or is incomplete):"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -183,11 +185,12 @@ _shtab_transship_resume_defaults_added=0
 
 _shtab_transship_rollback_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--socket[where the transship service listens (default\: \/run\/transship\/transship.sock)]:PATH:_files"
   "--direct[do the work in this process, even if the service runs]"
   "--state-dir[where the journal is (default\: \/var\/lib\/transship)]:DIR:_files -/"
   "--json[print one JSON object per event, and one at the end]"
   "--config[configuration file (default\: \/etc\/transship\/transship.toml, if there is one)]:FILE:_files"
-  ":the run (default\: the last one not rolled back):"
+  ":its ID (default\: the last migration not rolled back):"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -205,7 +208,7 @@ _shtab_transship_serve_defaults_added=0
 
 _shtab_transship_status_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--watch[show what the service is at until it has ended]"
+  "--watch[first show how the run that the service is at goes, until it ends]"
   "--socket[where the transship service listens (default\: \/run\/transship\/transship.sock)]:PATH:_files"
   "--state-dir[where the journal is (default\: \/var\/lib\/transship)]:DIR:_files -/"
   "--json[print one JSON object\; with --watch, before it one per event]"

@@ -5,6 +5,7 @@
     TransshipError                     exit code, remedy
     ├── UsageError                     2  the command line or the configuration is wrong
     │   ├── RunNotFound                   no run with that ID
+    │   ├── RunOver                       a run is to be stopped that does not go on
     │   └── AccessDenied                  not for this user
     ├── SourceError                    3  the source cannot be read, or is of a kind not supported
     │   ├── SourceMissing
@@ -79,6 +80,10 @@ class UsageError(TransshipError):
 
 class RunNotFound(UsageError):
     """Raised when a run is named that is not in the journal, or when there is none at all."""
+
+
+class RunOver(UsageError):
+    """Raised when a run is to be stopped that does not go on."""
 
 
 class AccessDenied(UsageError):
@@ -175,6 +180,10 @@ class JournalError(TransshipError):
     exit_code = ExitCode.TARGET
 
 
+class JournalMissing(JournalError):
+    """Raised when there is no journal to be read, or nothing in it yet."""
+
+
 class RunStopped(TransshipError):
     """Raised when a run that was followed has been cancelled, or was stopped with the service."""
 
@@ -192,4 +201,9 @@ class RunInterrupted(TransshipError):
 
 
 class Detached(RunInterrupted):
-    """Raised when a signal ended not the run, but only its being followed."""
+    """Raised when a signal, whichever, ended not the run, but only its being followed."""
+
+    exit_code = ExitCode.SIGINT
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message, signal_number=2, remedy=remedy)

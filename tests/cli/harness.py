@@ -1,24 +1,40 @@
-"""The command line, run on stores of one's own."""
+"""The command line, run on stores of one's own, and a service of one's own."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import tarfile
+import tempfile
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
 from tests.stores.docker.builder import StoreBuilder
 from transship.cli.main import main
+from transship.formats import digest as digests
+from transship.formats import tar_split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from transship.formats.digest import Digest
+
+SOON = 30
+"""Seconds after which a test has failed."""
+SOCKET_VARIABLE = "TRANSSHIP_SERVICE_SOCKET"
+NO_SERVICE = {SOCKET_VARIABLE: "/nonexistent/transship.sock"}
+"""The environment in which a service that runs on the machine is nobody's business; a test's own service overrides it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,7 @@ class Ended:
 def command(*arguments: object) -> Ended:
     """Run the command in this process."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _environment(arguments):
         try:
             code = main([str(argument) for argument in arguments])
         except SystemExit as ended:  # argparse's way to end
@@ -57,20 +73,114 @@ def command(*arguments: object) -> Ended:
     return Ended(int(code), out.getvalue(), err.getvalue())
 
 
+@contextlib.contextmanager
+def _environment(arguments: tuple[object, ...]) -> Iterator[None]:
+    added = {} if "config" in arguments else {name: value for name, value in NO_SERVICE.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return NO_SERVICE | os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     """Start the command as a process of its own, its output connected."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "transship", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        **options,
-    )
+    all_options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment()} | options
+    return subprocess.Popen([sys.executable, "-m", "transship", *map(str, arguments)], text=True, **all_options)
+
+
+class Service:
+    """``transship serve`` with a socket on a short path and its journal in ``state``; not started yet. A context manager."""
+
+    def __init__(self, state: Path, *settings: str) -> None:
+        """``settings`` are lines of the configuration's section for the service."""
+        self._directory = Path(tempfile.mkdtemp(prefix="transship-"))
+        self.state = state
+        self.socket = self._directory / "sock"
+        self.log = self._directory / "log"
+        self._config = self._directory / "config.toml"
+        self._config.write_text("\n".join(["[service]", f'textfile = "{self._directory}/figures.prom"', *settings]) + "\n")
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, self.log.open("a") as log:
+            address = self._directory / "notify"
+            address.unlink(missing_ok=True)
+            manager.bind(str(address))
+            manager.settimeout(0.5)  # then see whether it lives
+            places = ["--socket", self.socket, "--state-dir", self.state, "--config", self._config]
+            self._process = start("serve", *places, stderr=log, env=environment() | {"NOTIFY_SOCKET": str(address)})
+            ready, deadline = False, time.monotonic() + SOON
+            while not ready:
+                assert self._process.poll() is None, self.log.read_text()
+                assert time.monotonic() < deadline, self.log.read_text()
+                with contextlib.suppress(TimeoutError):
+                    ready = manager.recv(4096).startswith(b"READY=1")
+
+    def kill(self) -> None:
+        """End it at once, as a lack of memory does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def stop(self) -> int:
+        """End it as a service manager does; return its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.communicate(timeout=SOON)
+        code, self._process = self._process.returncode, None
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        shutil.rmtree(self._directory)
+
+
+@contextlib.contextmanager
+def held(layout: Path) -> Iterator[None]:
+    """Keep waiting whoever moves something into a layout that is not there yet, from its first blob on.
+
+    It looks as if another process were just making the layout.
+    """
+    layout.mkdir()
+    with (layout / "oci-layout").open("w") as marker:
+        fcntl.flock(marker, fcntl.LOCK_EX)
+        yield
+
+
+def add_endless_layer(builder: StoreBuilder) -> Digest:
+    """Add a layer that takes longer to read than any test lasts, and is not what it says in the end; return its chain ID."""
+    member = tarfile.TarInfo("endless")
+    member.size = 1 << 40
+    entries = [
+        tar_split.Entry(tar_split.SEGMENT, 0, payload=member.tobuf(tarfile.GNU_FORMAT)),
+        tar_split.Entry(tar_split.FILE, 1, name="endless", size=member.size, payload=bytes(8)),
+        tar_split.Entry(tar_split.SEGMENT, 2, payload=bytes(1024)),
+    ]
+    chain_id = builder.enter_layer(digests.of(b"endless"), entries, size=member.size)
+    builder.files(chain_id).mkdir(parents=True)
+    (builder.files(chain_id) / "endless").touch()
+    os.truncate(builder.files(chain_id) / "endless", member.size)
+    return chain_id
+
+
+def moving(journey: Journey) -> dict[str, Any]:
+    """Wait until the service reads an endless layer; return how things stand then."""
+    while True:
+        document = command("status", "--json", "--state-dir", journey.state).report
+        progress = document["service"]["current"]["progress"]
+        if progress is not None and progress["rate"] > 0 and any(step["bytes_done"] for step in progress["running"]):
+            return document
 
 
 @dataclass

@@ -14,10 +14,10 @@ import pytest
 from tests.cli.harness import HUB, Sample, environment
 from transship.cli import display
 from transship.cli.display import trouble
-from transship.text import line
 from transship.engine.events import RunStarted, StepBlocked, StepDone, StepFailed, StepUndone
 from transship.engine.progress import Amount, RunningStep, Snapshot
 from transship.engine.records import ErrorInfo
+from transship.text import line
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,13 +15,17 @@ import pytest
 from tests.cli.harness import Sample, command, environment
 from transship import __version__, errors
 from transship.cli.output import print_error
-from transship.text import duration, printable, size
 from transship.errors import ExitCode, RunInterrupted, TransshipError
+from transship.text import duration, printable, size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = ("plan", "migrate", "status", "verify", "rollback")
+COMMANDS = (
+    *("plan", "migrate", "status", "logs", "cancel", "resume", "verify", "rollback"),
+    *("arm", "disarm", "boot", "serve", "config"),
+)
+NO_JSON = {"cancel", "arm", "disarm", "boot", "serve", "config"}
 
 
 def test_help_names_every_command_and_exit_code() -> None:
@@ -37,8 +41,15 @@ def test_help_names_every_command_and_exit_code() -> None:
 def test_every_command_explains_itself(name: str) -> None:
     ended = command(name, "--help")
     assert (ended.code, ended.err) == (0, "")
-    for text in ("--config", "--json", "--state-dir", "exit codes:"):
+    expected = {"exit codes:"}
+    if name != "config":
+        expected |= {"--config", "--state-dir"}
+    if name not in NO_JSON:
+        expected |= {"--json"}
+    for text in expected:
         assert text in ended.out
+    if name not in {"plan", "verify", "arm", "disarm", "config"}:
+        assert "--socket" in ended.out
 
 
 def test_version() -> None:
@@ -56,11 +67,18 @@ def test_version() -> None:
         ("migrate", "--fill", "magic"),
         ("migrate", "--jobs", "0"),
         ("migrate", "--jobs", "many"),
+        ("migrate", "--jobs", "1025"),
+        ("migrate", "--direct", "--detach"),
         ("migrate", "--level", "x"),
         ("migrate", "--source"),
         ("verify", "--compression", "zstd"),
         ("rollback", "one", "two"),
         ("rollback", "--target", "oci:x"),
+        ("cancel", "one", "two"),
+        ("resume", "--target", "oci:x"),
+        ("disarm", "--source", "x"),
+        ("boot", "--source", "x"),
+        ("serve", "--source", "x"),
     ],
 )
 def test_wrong_usage(arguments: tuple[str, ...]) -> None:
@@ -87,6 +105,9 @@ DOCUMENTED = {
     "VerificationFailed": 5,
     "StateLocked": 6,
     "JournalError": 4,
+    "ServiceRunning": 6,
+    "ServiceUnavailable": 7,
+    "Detached": 130,
     "RunIncomplete": 1,
     "TransshipError": 1,
 }
@@ -156,6 +177,13 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 # Paths that a person or a script gives
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_files_may_be_closed(tmp_path: Path, closed: str) -> None:
+    script = f'"$0" -m transship status --state-dir "$1" {closed}'
+    shell = ["bash", "-c", script, sys.executable, str(tmp_path)]
+    assert subprocess.run(shell, check=False, capture_output=True, env=environment()).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["esc\x1b[31m", "new\nline", os.fsdecode(b"caf\xe9"), "sp ace", "ünïcode"])

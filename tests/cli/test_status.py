@@ -18,7 +18,7 @@ def test_no_runs(sample: Sample) -> None:
     ended = status(sample)
     assert ended.code == 0
     assert f"no runs yet (state directory {sample.state})" in ended.out
-    assert status(sample, "--json").documents == [{"runs": [], "last": None}]
+    assert status(sample, "--json").documents == [{"service": None, "runs": [], "last": None}]
     assert not sample.state.exists()
 
 
@@ -34,7 +34,7 @@ def test_after_a_run_that_is_done(sample: Sample, tmp_path: Path) -> None:
     assert document["last"] == {"steps": {"done": report["steps"]}, "failed": []}
     shown = status(sample).out
     assert report["run"] in shown
-    assert f"last run: {report['steps']} done" in shown
+    assert f"steps of the newest run: {report['steps']} done" in shown
     assert snapshot(tmp_path) == before
 
 
@@ -52,6 +52,7 @@ def test_after_one_that_is_incomplete(sample: Sample) -> None:
     shown = status(sample).out
     assert "incomplete" in shown
     assert f"FAILED {failed['key']}: {path} is missing" in shown
+    assert f"    what to do: {failed['remedy']}\n" in shown
 
 
 def test_images_that_could_not_even_be_planned_make_it_incomplete(sample: Sample) -> None:

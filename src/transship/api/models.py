@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from transship.engine.records import RunRecord, StepRecord
     from transship.legs.containerd.inspect import Preview
 
-_Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+_Text = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 MAX_RUNS = 1000
 MAX_STEPS = 1000
 """On one page."""
+MAX_JOBS = 1024
 _MAX_LEVEL = 100
-_MAX_JOBS = 1024
 _MAX_SEQ = (1 << 63) - 1
 
 
@@ -53,12 +53,15 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     compression: Codec | UnsetType = UNSET
     level: Annotated[int, Meta(ge=0, le=_MAX_LEVEL)] | UnsetType = UNSET
     fill: FillMode | UnsetType = UNSET
-    jobs: Annotated[int, Meta(ge=1, le=_MAX_JOBS)] | UnsetType = UNSET
+    jobs: Annotated[int, Meta(ge=1, le=MAX_JOBS)] | UnsetType = UNSET
     images: Annotated[tuple[_Text, ...], Meta(max_length=1000)] = ()
 
     @classmethod
     def of(cls, request: Request) -> Order:
-        """Return the order that asks for ``request`` and leaves nothing to the service's configuration that is set in it."""
+        """Return the order that asks for ``request`` and leaves nothing to the service's configuration that is set in it.
+
+        Raises UsageError for what an order cannot say: what is no UTF-8, or beyond the bounds.
+        """
         settings = request.settings
         kind, _, path = (settings.target.to or "").partition(":")
         chosen: dict[str, Any] = {
@@ -73,7 +76,13 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
             "jobs": settings.run.jobs or None,
             "images": request.images,
         }
-        return cls(**{name: value for name, value in chosen.items() if value is not None})
+        order = cls(**{name: value for name, value in chosen.items() if value is not None})
+        try:
+            return msgspec.json.decode(msgspec.json.encode(order), type=cls)
+        except ValueError as error:
+            raise UsageError(
+                f"the service cannot be asked for this: {error}", remedy="do without it: migrate --direct"
+            ) from error
 
     def request(self, settings: Settings) -> Request:
         """Return what is asked for, with ``settings`` where nothing was said. Raises UsageError for a path that is relative."""

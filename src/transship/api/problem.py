@@ -11,8 +11,10 @@ from transship import errors
 from transship.errors import (
     AccessDenied,
     JournalError,
+    RunGoesOn,
     RunInterrupted,
     RunNotFound,
+    RunOver,
     ServiceUnavailable,
     SourceBusy,
     SourceError,
@@ -30,6 +32,7 @@ MEDIA_TYPE = "application/problem+json"
 _STATUS: dict[type[TransshipError], HTTPStatus] = {
     UsageError: HTTPStatus.BAD_REQUEST,
     RunNotFound: HTTPStatus.NOT_FOUND,
+    RunOver: HTTPStatus.CONFLICT,
     AccessDenied: HTTPStatus.FORBIDDEN,
     SourceError: HTTPStatus.UNPROCESSABLE_ENTITY,
     SourceBusy: HTTPStatus.CONFLICT,
@@ -78,12 +81,21 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     @classmethod
     def of_status(cls, status: HTTPStatus, detail: str) -> Problem:
         """Describe what is wrong with a request as such, by its HTTP status alone."""
-        return cls("about:blank", status.phrase, status, detail, error=UsageError.__name__, exit_code=int(UsageError.exit_code))
+        return cls(
+            type="about:blank",
+            title=status.phrase,
+            status=status,
+            detail=printable(detail),
+            error=UsageError.__name__,
+            exit_code=int(UsageError.exit_code),
+        )
 
     def as_error(self) -> TransshipError:
         """Return the error that this describes, of its own class, if that is known here."""
         kind = getattr(errors, self.error, TransshipError)
         if not (isinstance(kind, type) and issubclass(kind, TransshipError)) or issubclass(kind, RunInterrupted):
             kind = TransshipError
+        if kind is RunGoesOn:
+            return RunGoesOn(self.detail, run=self.run, remedy=self.remedy)
         error: TransshipError = kind(self.detail, remedy=self.remedy)
         return error

@@ -8,8 +8,9 @@ from anyio import to_thread
 
 from transship.api import armed
 from transship.api.models import Order
-from transship.cli.options import add_recipe, add_source_and_target, add_state_dir, request_from
+from transship.cli.options import add_recipe, add_source_and_target, add_state_dir, ensure_usable, request_from
 from transship.cli.output import say
+from transship.config.settings import DEFAULT_STATE_DIRECTORY
 from transship.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "arm",
         help="migrate at the next boot, before Docker starts",
-        description="Has transship-boot.service migrate at the next boot, before Docker starts, with the options given here."
-        " When all is moved, the host is disarmed; if something is left out, Docker starts as before, and the next boot"
-        " tries again.",
+        description="Writes down, in the file `armed` of the state directory, that transship-boot.service is to migrate at the"
+        " next boot, before Docker starts, with the options given here. When everything has been moved, that file is removed."
+        " If something could not be moved, Docker starts as before, and the next boot tries again. Try the same options with"
+        " `transship plan` first.",
     )
     add_source_and_target(parser)
     add_recipe(parser)
@@ -36,7 +38,11 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     """Arm; return DONE. Raises JournalError, UsageError."""
     request = request_from(options, settings)
-    _ = request.recipe  # a level that does not exist is better told now
-    await to_thread.run_sync(armed.arm, request.settings.run.state_dir, Order.of(request))
-    say("armed: the next boot migrates before Docker starts. `transship disarm` takes it back.")
+    state_dir = request.settings.run.state_dir
+    ensure_usable(request)
+    await to_thread.run_sync(armed.arm, state_dir, Order.of(request))
+    say("armed: the next boot migrates before Docker starts. `transship disarm` takes this back.")
+    if state_dir != DEFAULT_STATE_DIRECTORY:
+        say(f"note: transship-boot.service, as it is installed, looks in {DEFAULT_STATE_DIRECTORY}, not in {state_dir}")
+        say("  what to do: change its ConditionPathExists=, or arm without --state-dir")
     return ExitCode.DONE

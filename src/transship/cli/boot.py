@@ -9,12 +9,12 @@ from anyio import to_thread
 
 from transship.api import armed
 from transship.cli.display import PlainDisplay, showing
-from transship.cli.migrate import followed, summarise
+from transship.cli.migrate import report_of, summarise
 from transship.cli.options import add_socket, add_state_dir, overridden
 from transship.cli.output import say
-from transship.client.client import reached
+from transship.cli.service import found, missing
 from transship.daemon.notify import Notifier
-from transship.errors import ExitCode, ServiceUnavailable
+from transship.errors import ExitCode
 from transship.text import line
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Add the command to ``commands``."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "boot",
-        help="migrate as armed; for transship-boot.service",
-        description="Has the service migrate what `transship arm` asked for, and disarms the host when all is moved. For"
-        " transship-boot.service, which the service manager lets go on for as long as the migration advances.",
+        help="migrate as armed; run by transship-boot.service",
+        description="Has the service migrate what `transship arm` asked for, and disarms the host when everything has been"
+        " moved. Not armed: does nothing. It is there for transship-boot.service; the service manager waits for it as long as"
+        " the migration advances.",
     )
     add_socket(parser)
     add_state_dir(parser)
@@ -48,20 +49,19 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     if order is None:
         say("not armed: nothing to do")
         return ExitCode.DONE
-    async with reached(settings.service.socket, state_dir) as client:
+    async with found(options, settings) as client:
         if client is None:
-            raise ServiceUnavailable(
-                f"there is no service at {settings.service.socket} that keeps its journal in {state_dir}",
-                remedy="see `systemctl status transship.socket`",
-            )
+            raise missing(settings, "see `systemctl status transship.socket`")
         since = time.time()
         run, begun = await client.start(order)
         async with showing(_BootDisplay(Notifier.from_environment())) as display:
-            report = await followed(client, run, since if begun else 0, display)
+            report = await report_of(client, run, since if begun else 0, display)
     summarise(report)
     if not report.complete:
+        say("still armed: the next boot tries again. `transship disarm` takes this back.")
         return ExitCode.INCOMPLETE
     await to_thread.run_sync(armed.disarm, state_dir)
+    say("disarmed: the next boot does not migrate again.")
     return ExitCode.DONE
 
 
@@ -73,9 +73,18 @@ class _BootDisplay(PlainDisplay):
         self._manager = manager
         self._before: Snapshot | None = None
 
+    def not_planned(self) -> None:
+        self._manager.status("looking at what there is to move")
+        self._manager.extend_timeout(_PATIENCE)  # this ends by itself
+
     def tell(self, now: Snapshot) -> None:
         super().tell(now)
         self._manager.status(line(now))
-        if self._before is None or (now.done, now.skipped) != (self._before.done, self._before.skipped):
+        if self._before is None or _has_advanced(self._before, now):
             self._manager.extend_timeout(_PATIENCE)
         self._before = now
+
+
+def _has_advanced(before: Snapshot, now: Snapshot) -> bool:
+    """Tell whether anything advanced between the two, also what cannot be counted."""
+    return now.quiet < now.elapsed - before.elapsed

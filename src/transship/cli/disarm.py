@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Add the command to ``commands``."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        "disarm", help="do not migrate at the next boot", description="Takes back `transship arm`."
+        "disarm",
+        help="do not migrate at the next boot",
+        description="Takes back `transship arm`: the next boot does not migrate. A migration that goes on already is stopped"
+        " with `transship cancel`.",
     )
     add_state_dir(parser)
     return parser

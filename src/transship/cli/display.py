@@ -85,8 +85,13 @@ class PlainDisplay(_Watching):
         while True:
             await anyio.sleep(max(0, due - time.monotonic()))
             due += _PLAIN_INTERVAL
-            if self._progress is not None:
+            if self._progress is None:
+                self.not_planned()
+            else:
                 self.tell(self._progress.snapshot())
+
+    def not_planned(self) -> None:
+        """Say what there is to say before it is known what there is to do."""
 
     def tell(self, now: Snapshot) -> None:
         """Say how far it is."""

@@ -46,11 +46,13 @@ exit codes:
   3  the source cannot be read            7  the service does not answer
   130, 143  stopped by a signal; run again to go on
 """
+_STANDARD_ERROR = 2
 _WIDTH = 78  # of a help text's paragraphs: beside a list that must stay as it is, argparse does not break them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ``arguments`` (default: the process's) name; return the exit code."""
+    _open_standard_files()
     try:
         try:
             words = sys.argv[1:] if arguments is None else arguments
@@ -60,6 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has gone; there is no one left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is written when the process ends
         return ExitCode.INCOMPLETE
+
+
+def _open_standard_files() -> None:
+    """Have 0, 1 and 2 be files. Whoever started us may have closed them; the event loop must not be given these numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -93,7 +104,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     for name in [name for name in _COMMANDS if name in words] or _COMMANDS:
         module = import_module(f"transship.cli.{name}")
         command = module.add_parser(commands)
-        command.description = textwrap.fill(command.description or "", _WIDTH)
+        command.description = textwrap.fill(command.description or "", _WIDTH, break_on_hyphens=False)
         command.epilog = _EXIT_CODES
         command.formatter_class = argparse.RawDescriptionHelpFormatter
         command.add_argument(

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from transship.api.models import Order
 from transship.cli.display import JsonDisplay, shown
-from transship.cli.options import add_direct, add_json, add_recipe, add_source_and_target, add_state_dir, request_from
+from transship.cli.options import (
+    add_direct,
+    add_json,
+    add_recipe,
+    add_socket,
+    add_source_and_target,
+    add_state_dir,
+    ensure_usable,
+    request_from,
+)
 from transship.cli.output import say, say_json
-from transship.client.client import reached
+from transship.cli.service import found, missing
 from transship.client.follow import follow
 from transship.errors import ExitCode, ServiceUnavailable
 from transship.legs.containerd.migrate import migrate
@@ -37,13 +45,16 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="move images into containerd or an OCI image layout",
         description="Moves every image of a stopped Docker data root, under all its names. Run it again to go on after an"
         " interruption: what is done is not done twice. The source is never changed. If the transship service runs, or its"
-        " socket is there to start it, the service does the work and this command shows it.",
+        " socket is there to start it, the service does the work, and this command shows how it goes: Ctrl-C then ends the"
+        " command, not the work.",
     )
     add_source_and_target(parser)
     add_recipe(parser)
     add_state_dir(parser)
-    add_direct(parser)
-    parser.add_argument("--detach", action="store_true", help="only have the service begin; do not wait for the end")
+    add_socket(parser)
+    how = parser.add_mutually_exclusive_group()
+    add_direct(how)
+    how.add_argument("--detach", action="store_true", help="have the service begin, and do not wait for the end")
     add_json(parser, "print one JSON object per event, and one at the end")
     return parser
 
@@ -51,15 +62,16 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     """Migrate; return DONE or INCOMPLETE. Raises TransshipError."""
     request = request_from(options, settings)
-    service = request.settings.service.socket
-    async with reached(service, request.settings.run.state_dir) if not options.direct else nullcontext() as client:
+    async with found(options, request.settings) as client:
+        if options.detach:
+            if client is None:
+                raise missing(request.settings, "start it: `systemctl start transship.socket`; or leave out --detach")
+            return await _detached(client, request, as_json=options.json)
         if client is None:
             async with shown(as_json=options.json) as display:
                 report = await migrate(request, display)
-        elif options.detach:
-            return await _detached(client, request, as_json=options.json)
         else:
-            report = await hand_over(client, Order.of(request), as_json=options.json)
+            report = await _handed_over(client, request, as_json=options.json)
     if options.json:
         say_json(msgspec.to_builtins(report))
     else:
@@ -67,18 +79,27 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     return ExitCode.DONE if report.complete else ExitCode.INCOMPLETE
 
 
-async def hand_over(client: Client, order: Order, *, as_json: bool) -> Report:
-    """Have the service carry out ``order``, and show how it goes. Raises TransshipError."""
+async def _handed_over(client: Client, request: Request, *, as_json: bool) -> Report:
     since = time.time()
-    run, begun = await client.start(order)
+    run, begun = await _start(client, request)
     async with shown(as_json=as_json) as display:
         return await followed(client, run, since if begun else 0, display)
 
 
+async def _start(client: Client, request: Request) -> tuple[Run, bool]:
+    ensure_usable(request)
+    return await client.start(Order.of(request))
+
+
 async def followed(client: Client, run: Run, since: float, display: Display) -> Report:
-    """Show how ``run`` goes from the time ``since`` on, and return its report. Raises TransshipError."""
+    """Tell a person that the service is at ``run``; then as ``report_of``."""
     if not isinstance(display, JsonDisplay):
-        sys.stderr.write(f"run {run.id} goes on in the service; Ctrl-C only ends this command\n")
+        sys.stderr.write(f"run {run.id} goes on in the service; Ctrl-C ends only this command\n")
+    return await report_of(client, run, since, display)
+
+
+async def report_of(client: Client, run: Run, since: float, display: Display) -> Report:
+    """Have ``display`` show how ``run`` goes from the time ``since`` on, and return its report. Raises TransshipError."""
     details = await follow(client, run.id, since, display)
     if details.report is None:
         raise ServiceUnavailable(f"the service has no report of run {run.id}", remedy="see `transship status`")
@@ -86,11 +107,11 @@ async def followed(client: Client, run: Run, since: float, display: Display) -> 
 
 
 async def _detached(client: Client, request: Request, *, as_json: bool) -> ExitCode:
-    run, _ = await client.start(Order.of(request))
+    run, _ = await _start(client, request)
     if as_json:
         say_json({"type": "detached", "run": run.id})
     else:
-        say(f"run {run.id} goes on in the service: follow it with `transship status --watch`")
+        say(f"run {run.id} goes on in the service. Follow it with `transship status --watch`.")
     return ExitCode.DONE
 
 

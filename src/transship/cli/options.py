@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from transship.api.models import MAX_JOBS
 from transship.files.fill import FillMode
 from transship.formats.compression import Codec
 from transship.legs.containerd.request import Request
+from transship.legs.containerd.targets import parse_target
 
 if TYPE_CHECKING:
     from transship.config import Settings
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def add_source_and_target(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +49,7 @@ def add_source_and_target(parser: argparse.ArgumentParser) -> None:
 
 def add_state_dir(parser: argparse.ArgumentParser) -> None:
     """Add the option that says where the journal is."""
-    parser.add_argument("--state-dir", type=_absolute, metavar="DIR", help="where the journal is (default: /var/lib/transship)")
+    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="where the journal is (default: /var/lib/transship)")
 
 
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:
@@ -56,14 +60,16 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
 def add_socket(parser: argparse.ArgumentParser) -> None:
     """Add the option that says where the service listens."""
     parser.add_argument(
-        "--socket", type=Path, metavar="PATH", help="the service's socket (default: /run/transship/transship.sock)"
+        "--socket",
+        type=Path,
+        metavar="PATH",
+        help="where the transship service listens (default: /run/transship/transship.sock)",
     )
 
 
-def add_direct(parser: argparse.ArgumentParser) -> None:
-    """Add the options of commands that the service carries out if there is one."""
-    add_socket(parser)
-    parser.add_argument("--direct", action="store_true", help="do it in this process, even if the service runs")
+def add_direct(parser: argparse._ActionsContainer) -> None:
+    """Add the option of commands that the service carries out if there is one."""
+    parser.add_argument("--direct", action="store_true", help="do the work in this process, even if the service runs")
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +86,9 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         help="how files get into snapshots (default: auto: reflink where the file system can, else hard links for files of"
         " 64 KiB and more and copies of smaller ones, else copies)",
     )
-    parser.add_argument("--jobs", type=_positive, metavar="N", help="layers worked on at once (default: one per processor)")
+    parser.add_argument(
+        "--jobs", type=_number_of_jobs, metavar="N", help="layers worked on at once (default: one per processor, but at most 8)"
+    )
 
 
 def request_from(options: argparse.Namespace, settings: Settings) -> Request:
@@ -88,13 +96,27 @@ def request_from(options: argparse.Namespace, settings: Settings) -> Request:
     return Request(overridden(options, settings), tuple(options.images))
 
 
+def ensure_usable(request: Request) -> None:
+    """Return if level and target are such as there are: better told here than by whoever is to carry it out.
+
+    Raises UsageError.
+    """
+    target = request.settings.target
+    _ = request.recipe
+    if target.to is not None:
+        parse_target(target.to, target.namespace, target.snapshotter or "overlayfs", "")
+
+
 def overridden(options: argparse.Namespace, settings: Settings) -> Settings:
-    """Return ``settings`` with what was given on the command line in their place."""
+    """Return ``settings`` with what was given on the command line in their place.
+
+    The state directory is an absolute path, which means the same to the service.
+    """
 
     def given(name: str) -> object:
         return getattr(options, name, None)
 
-    def replace(section: msgspec.Struct, **names: str) -> msgspec.Struct:
+    def replace(section: T, **names: str) -> T:
         return msgspec.structs.replace(
             section, **{field: value for field, name in names.items() if (value := given(name)) is not None}
         )
@@ -104,24 +126,20 @@ def overridden(options: argparse.Namespace, settings: Settings) -> Settings:
     if compression is not None:
         blobs = msgspec.structs.replace(blobs, compression=Codec(compression))
     snapshots = settings.snapshots if fill is None else msgspec.structs.replace(settings.snapshots, fill=FillMode(fill))
+    run = replace(settings.run, state_dir="state_dir", jobs="jobs")
     return msgspec.structs.replace(
         settings,
         source=replace(settings.source, directory="source"),
         target=replace(settings.target, to="target", namespace="namespace", snapshotter="snapshotter"),
         blobs=blobs,
         snapshots=snapshots,
-        run=replace(settings.run, state_dir="state_dir", jobs="jobs"),
+        run=msgspec.structs.replace(run, state_dir=run.state_dir.absolute()),
         service=replace(settings.service, socket="socket"),
     )
 
 
-def _absolute(text: str) -> Path:
-    """Return a path that means the same to the service."""
-    return Path(text).absolute()
-
-
-def _positive(text: str) -> int:
+def _number_of_jobs(text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+    if not 1 <= value <= MAX_JOBS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_JOBS}")
     return value

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from anyio import to_thread
 
+from transship.api.models import MAX_RUNS
 from transship.cli.display import shown
 from transship.cli.migrate import followed, summarise
-from transship.cli.options import add_direct, add_json, add_state_dir, overridden
+from transship.cli.options import add_direct, add_json, add_socket, add_state_dir, overridden
 from transship.cli.output import say_json
-from transship.client.client import reached
-from transship.engine.journal import Journal
+from transship.cli.service import found
+from transship.daemon import history
 from transship.engine.records import RunState
 from transship.errors import ExitCode, RunNotFound
 from transship.legs.containerd.migrate import migrate
@@ -34,11 +35,15 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Add the command to ``commands``."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "resume",
-        help="go on with a run that was stopped",
-        description="Goes on with a migration that was stopped or ended incomplete, as it was asked for: what is done is not"
-        " done twice. If the transship service runs, or its socket is there to start it, the service does the work.",
+        help="go on with a migration that was stopped or is incomplete",
+        description="Goes on with a migration that was stopped or ended incomplete, with the options that it was begun with:"
+        " what is done is not done twice. If the transship service runs, or its socket is there to start it, the service does"
+        " the work.",
     )
-    parser.add_argument("run_id", nargs="?", metavar="RUN", help="the run (default: the last one that was stopped)")
+    parser.add_argument(
+        "run_id", nargs="?", metavar="RUN", help="its ID (default: the last one that was stopped or is incomplete)"
+    )
+    add_socket(parser)
     add_direct(parser)
     add_state_dir(parser)
     add_json(parser, "print one JSON object per event, and one at the end")
@@ -48,8 +53,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     """Resume; return DONE or INCOMPLETE. Raises TransshipError."""
     settings = overridden(options, settings)
-    async with reached(settings.service.socket, settings.run.state_dir) as client, shown(as_json=options.json) as display:
-        if client is None or options.direct:
+    async with found(options, settings) as client, shown(as_json=options.json) as display:
+        if client is None:
             record = await to_thread.run_sync(_stopped, settings.run.state_dir, options.run_id)
             report = await migrate(Request.of_run(record, settings), display)
         else:
@@ -64,14 +69,16 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
 
 
 def _stopped(state_dir: Path, run_id: str | None) -> RunRecord:
-    with Journal.read_only(state_dir) as journal:
-        stopped = [record.id for record in journal.runs() if record.leg == LEG and record.state in _STOPPED]
-        return journal.run(_chosen(run_id, stopped))
+    runs, _ = history.runs(state_dir, 0, MAX_RUNS)
+    stopped = [record.id for record in runs if record.leg == LEG and record.state in _STOPPED]
+    return history.record(state_dir, _chosen(run_id, stopped))
 
 
 def _chosen(run_id: str | None, stopped: list[str]) -> str:
     if run_id is not None:
         return run_id
     if not stopped:
-        raise RunNotFound("there is no run that was stopped", remedy="see the runs with `transship status`")
+        raise RunNotFound(
+            "there is no migration that was stopped or is incomplete", remedy="see the runs with `transship status`"
+        )
     return stopped[0]

@@ -9,6 +9,7 @@ from anyio import CancelScope, Event
 
 from transship.api.models import Phase
 from transship.daemon.tail import Tail
+from transship.engine.events import RunEnded
 from transship.engine.observer import Observer
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Activity(Observer):
         self.progress: Measured | None = None
         self.error: TransshipError | None = None
         """What has ended it before its time."""
+        self.bytes = 0
+        """What it has read in the end."""
         self.known = Event()
         """Set when it has a run in the journal, or has ended without one."""
         self.ended = Event()
@@ -42,8 +45,10 @@ class Activity(Observer):
     def planned(self, run: str, steps: int, progress: Measured) -> None:  # noqa: ARG002 - progress knows the rest
         self.progress = progress
 
-    async def emit(self, event: RunEvent) -> None:  # noqa: ARG002 - that there is one is enough
+    async def emit(self, event: RunEvent) -> None:
         self._last_event = time.monotonic()
+        if isinstance(event, RunEnded):
+            self.bytes = event.bytes
 
     def written(self, lines: bytes) -> None:
         self.tail.append(lines)

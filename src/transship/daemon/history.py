@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from transship.api.models import Run, RunDetails, StepDetails
-from transship.engine.journal import FILE_NAME, Journal
+from transship.engine.journal import Journal
 from transship.engine.state_dir import run_directory
-from transship.errors import RunNotFound
+from transship.errors import JournalMissing, RunNotFound
 from transship.legs.containerd.report import read_report
 
 if TYPE_CHECKING:
@@ -20,19 +20,22 @@ if TYPE_CHECKING:
 
 def runs(state_dir: Path, skip: int, limit: int) -> tuple[list[RunRecord], int]:
     """Return ``limit`` runs, newest first, after the ``skip`` newest; and how many there are."""
-    if not (state_dir / FILE_NAME).exists():
+    try:
+        with Journal.read_only(state_dir) as journal:
+            return journal.runs(skip, limit), journal.number_of_runs()
+    except JournalMissing:
         return [], 0
-    with Journal.read_only(state_dir) as journal:
-        found = journal.runs()
-    return found[skip : skip + limit], len(found)
 
 
 def record(state_dir: Path, run: str) -> RunRecord:
     """Return a run. Raises RunNotFound."""
-    if not (state_dir / FILE_NAME).exists():
-        raise RunNotFound(f"there is no run {run}: there has been none yet", remedy="start one with `transship migrate`")
-    with Journal.read_only(state_dir) as journal:
-        return journal.run(run)
+    try:
+        with Journal.read_only(state_dir) as journal:
+            return journal.run(run)
+    except JournalMissing:
+        raise RunNotFound(
+            f"there is no run {run}: there has been none yet", remedy="start one with `transship migrate`"
+        ) from None
 
 
 def counts(state_dir: Path, run: str) -> dict[str, int]:

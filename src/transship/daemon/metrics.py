@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 
 from transship import __version__
@@ -34,14 +42,12 @@ class Metrics:
     """Counts what ends; what goes on is read when it is asked for, from ``current``."""
 
     def __init__(self, current: Callable[[], Activity | None]) -> None:
+        disable_created_metrics()  # they would double the counters, and say when the service started
         lasting = self._lasting = CollectorRegistry()
         Info("transship", "Version of transship.", registry=lasting).info({"version": __version__})
         self._runs = Counter("transship_runs", "Runs and rollbacks that ended.", ["state"], registry=lasting)
         self._bytes = Counter("transship_read_bytes", "Bytes of layers read by runs that ended.", registry=lasting)
-        self._started = Gauge("transship_last_run_start_timestamp_seconds", "When the last run began.", registry=lasting)
-        self._ended = Gauge("transship_last_run_end_timestamp_seconds", "When the last run ended.", registry=lasting)
-        self._complete = Gauge("transship_last_run_complete", "1 if the last run did all it was to do.", registry=lasting)
-        self._steps = Gauge("transship_last_run_steps", "Steps of the last run, by state.", ["state"], registry=lasting)
+        self._last = CollectorRegistry()  # empty until a run has ended: figures of none would pass for those of a failed one
         self._live = CollectorRegistry()
         self._live.register(_Current(current))
         ProcessCollector(registry=self._live)
@@ -58,25 +64,31 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return all figures in Prometheus' text format. Blocks: figures of the process are read from ``/proc``."""
-        return generate_latest(self._live) + generate_latest(self._lasting)
+        return generate_latest(self._live) + self._kept()
 
     def _count(self, record: RunRecord, counts: dict[str, int], activity: Activity) -> None:
         self._runs.labels(record.state.value).inc()
-        if activity.progress is not None:
-            self._bytes.inc(activity.progress.snapshot().done.bytes)
-        self._started.set(activity.since)
-        self._ended.set(time.time())
-        self._complete.set(record.state in {RunState.DONE, RunState.ROLLED_BACK})
-        self._steps.clear()
+        self._bytes.inc(activity.bytes)
+        last = self._last = CollectorRegistry()
+        started = Gauge("transship_last_run_start_timestamp_seconds", "When the last run began.", registry=last)
+        started.set(activity.since)
+        ended = Gauge("transship_last_run_end_timestamp_seconds", "When the last run ended.", registry=last)
+        ended.set(time.time())
+        complete = Gauge("transship_last_run_complete", "1 if the last run did all it was to do.", registry=last)
+        complete.set(record.state in {RunState.DONE, RunState.ROLLED_BACK})
+        steps = Gauge("transship_last_run_steps", "Steps of the last run, by state.", ["state"], registry=last)
         for state, count in counts.items():
-            self._steps.labels(state).set(count)
+            steps.labels(state).set(count)
+
+    def _kept(self) -> bytes:
+        return generate_latest(self._lasting) + generate_latest(self._last)
 
     def _write(self, chosen: Path | None) -> None:
         path = chosen or _TEXTFILE
-        if chosen is None and not path.parent.is_dir():
+        if path.is_char_device() or (chosen is None and not path.parent.is_dir()):  # /dev/null: nowhere; it is not replaced
             return
         try:
-            write_file(path, generate_latest(self._lasting))
+            write_file(path, self._kept())
         except OSError as error:
             raise JournalError(f"cannot write {path}: {error}", remedy="see service.textfile in the configuration") from error
 

@@ -79,8 +79,8 @@ class _Life:
         """Return when it is time to stop; ``idle_exit``: after how many idle seconds, 0: never."""
         async with create_task_group() as tasks:
             await tasks.start(self._heed_signals, tasks.cancel_scope)
-            if self._service.settings.service.resume:
-                tasks.start_soon(self._supervisor.go_on)
+            if self._service.settings.service.resume and (task := await self._supervisor.unfinished()):
+                tasks.start_soon(self._supervisor.go_on, task)  # before the manager, and so anyone who waits, is told
             tasks.start_soon(self._tell_manager)
             if self._notifier.watchdog is not None:
                 tasks.start_soon(self._stay_alive, self._notifier.watchdog / 2)

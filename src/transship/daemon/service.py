@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter, Lock, to_thread
 
+from transship.api.encoding import encoded
 from transship.daemon.metrics import Metrics
 from transship.daemon.supervisor import Supervisor
 from transship.daemon.web.access import Access
 from transship.daemon.web.event_stream import Streams
-from transship.daemon.web.operation import encoded
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup

@@ -17,7 +17,15 @@ from transship.api.models import Current, Order, Phase, Run, Status
 from transship.daemon import history, pledge
 from transship.daemon.activity import Activity
 from transship.daemon.memory import give_back
-from transship.errors import RunGoesOn, ServiceUnavailable, SourceError, TargetError, TransshipError, UsageError
+from transship.errors import (
+    RunGoesOn,
+    RunOver,
+    ServiceUnavailable,
+    SourceError,
+    TargetError,
+    TargetUnavailable,
+    TransshipError,
+)
 from transship.legs.containerd.migrate import migrate, rollback
 from transship.legs.containerd.request import Request
 
@@ -49,8 +57,10 @@ class Supervisor:
         self._since = time.time()
         self._tasks = tasks
         self._metrics = metrics
-        self._beginning = Lock()
+        self._beginning = Lock(fast_acquire=True)
         self._stopping = False
+        self._last_of: str | None = None
+        self._last: Run | None = None
 
     def reload(self, settings: Settings) -> None:
         """Have ``settings`` for what is started from now on; the state directory stays the one that it is."""
@@ -88,26 +98,32 @@ class Supervisor:
             return await self._begin(Phase.ROLLING_BACK, pledge.Return(run), work)
 
     async def cancel(self, run: str) -> Run:
-        """Stop ``run``, so that it can be gone on with later; return when it has stopped. Raises UsageError, RunNotFound."""
+        """Stop ``run``, so that it can be gone on with later; return when it has stopped. Raises RunOver, RunNotFound."""
         activity = self.current
         if activity is None or activity.run is None or activity.run.id != run:
             record = await to_thread.run_sync(history.record, self.state_dir, run)
-            raise UsageError(f"run {run} is not going on: it is {record.state.value}", remedy="nothing is left to do")
+            raise RunOver(f"run {run} is not going on: it is {record.state.value}", remedy="nothing is left to do")
         await to_thread.run_sync(pledge.redeem, self.state_dir)
         activity.scope.cancel()
         await activity.ended.wait()
         return Run.of(await to_thread.run_sync(history.record, self.state_dir, run))
 
-    async def go_on(self) -> None:
-        """Go on with what a crash, a power cut or a stop of the service has stopped. If it cannot be, say so in the log."""
+    async def unfinished(self) -> pledge.Task | None:
+        """Return what a crash, a power cut or a stop of the service has stopped. If that cannot be told, say so in the log."""
         try:
-            task = await to_thread.run_sync(pledge.given, self.state_dir)
+            return await to_thread.run_sync(pledge.given, self.state_dir)
+        except TransshipError as error:
+            _log.error("not_resumed", error=type(error).__name__, message=error.message, remedy=error.remedy)
+            return None
+
+    async def go_on(self, task: pledge.Task) -> None:
+        """Go on with what was stopped: ``current`` is set before anything else runs. If it cannot be, say so in the log."""
+        try:
             if isinstance(task, pledge.Migration):
                 run, _ = await self.migrate(task.order)
-                _log.info("resumed", run=run.id)
-            elif isinstance(task, pledge.Return):
-                await self.rollback(task.run)
-                _log.info("resumed", run=task.run)
+            else:
+                run = await self.rollback(task.run)
+            _log.info("resumed", run=run.id)
         except TransshipError as error:
             _log.error("not_resumed", error=type(error).__name__, message=error.message, remedy=error.remedy)
 
@@ -145,9 +161,11 @@ class Supervisor:
         return Status(__version__, self.phase, os.getpid(), self._since, str(self.state_dir), armed, current, last)
 
     def _looked_up(self, run: str | None) -> tuple[bool, Run | None]:
-        newest, _ = history.runs(self.state_dir, 0, 2)
-        others = [record for record in newest if record.id != run]
-        return (self.state_dir / ARMED).exists(), Run.of(others[0]) if others else None
+        if run is None or self._last_of != run:  # while a run goes on, no other can come
+            newest, _ = history.runs(self.state_dir, 0, 2)
+            others = [record for record in newest if record.id != run]
+            self._last_of, self._last = run, Run.of(others[0]) if others else None
+        return (self.state_dir / ARMED).exists(), self._last
 
     async def _same(self, activity: Activity, request: Request) -> Run:
         """Return the run that goes on, if it is what ``request`` asks for."""
@@ -203,8 +221,9 @@ class Supervisor:
     async def _settle(self, activity: Activity) -> None:
         """Clear away after ``activity``, which is over."""
         stopped = activity.scope.cancelled_caught or activity.error is not None
+        to_go_on_with = (self._stopping and stopped) or isinstance(activity.error, TargetUnavailable)
         try:
-            if not (self._stopping and stopped):  # else the next start goes on with it
+            if not to_go_on_with:
                 await to_thread.run_sync(pledge.redeem, self.state_dir)
             await self._metrics.ended(activity, self.settings)
         except TransshipError as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from transship.engine.records import ErrorInfo, Outcome, RunRecord, RunState, StepRecord, merged, printable
 from transship.engine.state_dir import make_state_dir
 from transship.engine.step import State
-from transship.errors import JournalError, RunNotFound
+from transship.errors import JournalError, JournalMissing, RunNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -210,9 +210,13 @@ class Journal:
         query = "SELECT state, COUNT(*) FROM steps WHERE run = ? GROUP BY state"
         return dict(self._read(query, (run,), lambda row: (_member(State, row[0]), int(row[1]))))
 
-    def runs(self) -> list[RunRecord]:
-        """Return all runs, newest first."""
-        return self._read(f"{_RUN} ORDER BY number DESC", (), _run)
+    def runs(self, skip: int = 0, limit: int = -1) -> list[RunRecord]:
+        """Return the runs, newest first: without the ``skip`` newest, and no more than ``limit`` (negative: all)."""
+        return self._read(f"{_RUN} ORDER BY number DESC LIMIT ? OFFSET ?", (limit, skip), _run)
+
+    def number_of_runs(self) -> int:
+        """Return how many runs there are."""
+        return self._read("SELECT COUNT(*) FROM runs", (), lambda row: int(row[0]))[0]
 
     def run(self, run: str) -> RunRecord:
         """Return the run with the ID ``run``."""
@@ -314,8 +318,8 @@ def _reading(path: Path) -> str:
     return "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
 
 
-def _missing(state_dir: Path) -> JournalError:
-    return JournalError(f"there is no journal in {state_dir}", remedy="name the state directory that a run has used")
+def _missing(state_dir: Path) -> JournalMissing:
+    return JournalMissing(f"there is no journal in {state_dir}", remedy="name the state directory that a run has used")
 
 
 def _mapped(error: sqlite3.Error, path: Path) -> JournalError:

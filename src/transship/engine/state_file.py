@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -22,7 +23,8 @@ def write(path: Path, document: msgspec.Struct) -> None:
     """Replace the file by one with ``document``, for its owner only. Raises JournalError."""
     make_state_dir(path.parent)
     try:
-        write_file(path, msgspec.json.encode(document), mode=0o600)
+        content = json.dumps(msgspec.to_builtins(document))  # unlike msgspec's, carries paths that are not UTF-8
+        write_file(path, content.encode(), mode=0o600)
     except OSError as error:
         raise JournalError(f"cannot write {path}: {error}", remedy=_REMEDY) from error
 
@@ -30,7 +32,7 @@ def write(path: Path, document: msgspec.Struct) -> None:
 def read(path: Path, kind: type[T]) -> T | None:
     """Return the document, None if there is no file. Raises JournalError, also if it is not of ``kind``."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.convert(json.loads(path.read_bytes()), kind)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -10,9 +10,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
+from transship.api.encoding import encoded
 from transship.api.problem import MEDIA_TYPE, Problem
 from transship.daemon.http.peer import connection_of
-from transship.daemon.web.operation import Asked, decoded_body, decoded_query, encoded
+from transship.daemon.web.operation import Asked, decoded_body, decoded_query
 from transship.daemon.web.operations import OPERATIONS
 from transship.errors import TransshipError
 
@@ -55,9 +56,11 @@ class _Endpoint:
         if operation is None:
             allowed = ", ".join(self._operations)
             raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, f"allowed here: {allowed}", {"allow": allowed})
-        self._service.access.check(connection_of(request.scope).peer, operation.right)
+        peer = connection_of(request.scope).peer
+        self._service.access.check(peer, operation.right)
         asked = Asked(
             self._service,
+            peer,
             request.path_params.get("run", ""),
             decoded_query(operation.query, request.query_params),
             decoded_body(operation.body, await _body(request)),

@@ -21,8 +21,20 @@ _DESCRIPTION = (
     " documents (RFC 9457)."
 )
 
-
-_NUMBER = {"type": "string", "pattern": "^[0-9]+$"}
+MAX_DIGITS = 18
+"""Of a number in a header: it is less than 2^63."""
+_ALWAYS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+"""What any request may be answered, whatever it asks for."""
+_NUMBER = {"type": "string", "pattern": f"^[0-9]{{1,{MAX_DIGITS}}}$"}
 
 
 def document(operations: Iterable[Operation]) -> dict[str, Any]:
@@ -40,7 +52,7 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         "info": {"title": "transship", "version": __version__, "description": _DESCRIPTION, "license": {"name": "Apache-2.0"}},
         "servers": [{"url": "http://localhost", "description": "any name will do: the socket is what counts"}],
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "responses": _problems(operations, references[Problem])},
     }
 
 
@@ -90,8 +102,20 @@ def _responses(operation: Operation, references: dict[type[msgspec.Struct], dict
         responses[str(int(status))] = {"description": status.phrase, "content": content}
         if status is HTTPStatus.ACCEPTED:
             responses[str(int(status))]["headers"] = {"Location": {"schema": {"type": "string"}}}
-    problem = {MEDIA_TYPE: {"schema": references[Problem]}}
-    always = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE)
-    for status in sorted({*always, *operation.problems}):
-        responses[str(int(status))] = {"description": status.phrase, "content": problem}
+    for status in sorted({*_ALWAYS, *operation.problems}):
+        responses[str(int(status))] = {"$ref": f"#/components/responses/{_name(status)}"}
     return responses
+
+
+def _problems(operations: Iterable[Operation], schema: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer for each status of a problem; all of them have the same ``schema``."""
+    statuses = {*_ALWAYS, *(status for operation in operations for status in operation.problems)}
+    content = {MEDIA_TYPE: {"schema": schema}}
+    return {
+        _name(status): {"description": f"A problem of status {status:d}", "content": content} for status in sorted(statuses)
+    }
+
+
+def _name(status: HTTPStatus) -> str:
+    """Return what answers of ``status`` are called here. By the number: Python's words for some change with its versions."""
+    return f"Problem{status:d}"

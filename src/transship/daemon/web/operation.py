@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.responses import Response
 
+from transship.api.encoding import encoded
 from transship.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from starlette.datastructures import Headers, QueryParams
     from starlette.types import ASGIApp
 
+    from transship.daemon.http.peer import Peer
     from transship.daemon.service import Service
     from transship.daemon.web.access import Right
 
@@ -27,6 +28,7 @@ class Asked:
     """A request that may be answered: its place ``run`` in the path, query and body as the operation declares them."""
 
     service: Service
+    peer: Peer
     run: str
     query: Any
     body: Any
@@ -55,11 +57,6 @@ class Operation:
 def as_json(value: object, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
     """Return ``value`` as an answer."""
     return Response(encoded(value), status, headers, "application/json")
-
-
-def encoded(value: object) -> bytes:
-    """Return ``value`` as JSON. Paths that are not UTF-8 pass, which msgspec's own encoder refuses."""
-    return json.dumps(msgspec.to_builtins(value), separators=(",", ":")).encode()
 
 
 def decoded_query(kind: type[msgspec.Struct] | None, given: QueryParams) -> Any:

@@ -55,7 +55,9 @@ async def metrics(asked: Asked) -> ASGIApp:
 
 
 async def plan(asked: Asked) -> ASGIApp:
-    """What a migration would do."""
+    """What a migration would do. Whoever names places has root look there."""
+    if asked.query.source is not UNSET or asked.query.target is not UNSET:
+        asked.service.access.check(asked.peer, Right.ACT)
     request = asked.query.request(asked.service.settings)
     async with asked.service.planning:
         return as_json(PlanAnswer.of(await preview(request)))
@@ -91,8 +93,11 @@ async def events(asked: Asked) -> ASGIApp:
     supervisor = asked.service.supervisor
     await to_thread.run_sync(history.record, supervisor.state_dir, asked.run)
     last = asked.headers.get("last-event-id", "0")
-    if not (last.isascii() and last.isdigit()):
-        raise UsageError(f"Last-Event-ID is not a number: {last}", remedy="give the id of the last event received, or none")
+    if not (last.isascii() and last.isdigit() and len(last) <= openapi.MAX_DIGITS):
+        raise UsageError(
+            f"Last-Event-ID is not the number of an event: {last[:32]}",
+            remedy="give the id of the last event received, or none",
+        )
     current = supervisor.current
     live = asked.query.follow and current and current.run and current.run.id == asked.run
     tail = current.tail if current and live else None
@@ -162,7 +167,7 @@ OPERATIONS = (
         "GET",
         "/v1/plan",
         "plan",
-        "What a migration would do; writes nothing",
+        "What a migration would do; writes nothing. To name a source or target one must be one of those who may act",
         Right.READ,
         plan,
         {_OK: PlanAnswer},

@@ -45,11 +45,12 @@ async def preview(request: Request) -> Preview:
     """Plan what ``request`` asks for. Writes nothing. Raises UsageError, SourceError, TargetError, JournalError."""
     store = await to_thread.run_sync(request.open_source)
     images = select(store, request.images)
-    spec = request.target(store)
+    spec = await to_thread.run_sync(request.target, store)
     async with opened(spec) as target:
         settings = request.settings
         voyage = Voyage(store, target, request.recipe, settings.snapshots.fill, spec.namespace, settings.run.parallel)
-        known = await to_thread.run_sync(_standing, settings.run.state_dir, request.scope(store, spec))
+        scope = await to_thread.run_sync(request.scope, store, spec)
+        known = await to_thread.run_sync(_standing, settings.run.state_dir, scope)
         planning = partial(plan_voyage, voyage, images, known, damage=not request.images)
         itinerary = await to_thread.run_sync(planning)
         figures = await to_thread.run_sync(estimate, voyage, itinerary, known)
@@ -62,7 +63,7 @@ async def verify(request: Request, observer: Observer) -> Summary:
     async with opened_state(state_dir) as journal:
         store = await to_thread.run_sync(request.open_source)
         images = select(store, request.images)
-        spec = request.target(store)
+        spec = await to_thread.run_sync(request.target, store)
         async with opened(spec) as target:
             damage = [lost_step(left) for left in find_damage(store) if left.lost and not request.images]
             plan = Plan([*await to_thread.run_sync(plan_verification, store, target, images), *damage])

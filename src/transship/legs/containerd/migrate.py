@@ -12,6 +12,7 @@ from transship.engine import rollback as engine_rollback
 from transship.engine import run as engine_run
 from transship.engine.event_log import open_event_log
 from transship.engine.events import fan_out
+from transship.engine.groups import first_error
 from transship.engine.journal import Journal
 from transship.engine.lock import StateLock
 from transship.engine.logged import log_event
@@ -27,11 +28,11 @@ from transship.legs.containerd.report import Report, write_report
 from transship.legs.containerd.targets import TargetSpec
 from transship.legs.containerd.undo import remove_torn_names, undo_of
 from transship.legs.containerd.voyage import LEG, Voyage
+from transship.stores.docker.busy import ensure_not_in_use
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
-    from typing import Any
 
     from transship.config import Settings
     from transship.engine.events import EventSink
@@ -42,10 +43,13 @@ if TYPE_CHECKING:
     from transship.engine.step import Value
     from transship.legs.containerd.itinerary import Itinerary
     from transship.legs.containerd.request import Request
+    from transship.stores.docker.store import Store
     from transship.stores.interfaces import Target
 
 _HOLD_INTERVAL = 3600
 """Seconds between two renewals of the run's protection from garbage collection, which lasts a day."""
+_LOOK_INTERVAL = 5
+"""Seconds between two looks whether a daemon has come to use the source."""
 _REMOTE_CALLS = 4
 
 
@@ -59,10 +63,9 @@ async def migrate(request: Request, observer: Observer) -> Report:
     async with opened_state(settings.run.state_dir) as journal:
         store = await to_thread.run_sync(request.open_source)
         images = select(store, request.images)
-        spec = request.target(store)
+        spec = await to_thread.run_sync(request.target, store)
         async with opened(spec) as target:
-            scope, options = request.scope(store, spec), request.options(store, spec)
-            record, standing = await to_thread.run_sync(_start, journal, scope, options)
+            record, standing = await to_thread.run_sync(_start, journal, request, store, spec)
             async with _ended(journal, record.id):
                 observer.started(record)
                 voyage = Voyage(
@@ -109,18 +112,28 @@ async def opened(spec: TargetSpec) -> AsyncIterator[Target]:
     try:
         yield target
     finally:
-        target.close()
+        await _put_away(target.close)
 
 
 @asynccontextmanager
 async def opened_state(state_dir: Path) -> AsyncIterator[Journal]:
     """Yield the journal in ``state_dir``, which nobody else writes meanwhile. Raises StateLocked, JournalError."""
-    with StateLock(state_dir):
+    lock = StateLock(state_dir)
+    await to_thread.run_sync(lock.acquire)
+    try:
         journal = await to_thread.run_sync(Journal.open, state_dir)
         try:
             yield journal
         finally:
-            journal.close()
+            await _put_away(journal.close)
+    finally:
+        await _put_away(lock.release)
+
+
+async def _put_away(close: Callable[[], None]) -> None:
+    """Call what may wait for the disk, also if the run is being cancelled."""
+    with CancelScope(shield=True):
+        await to_thread.run_sync(close)
 
 
 @asynccontextmanager
@@ -131,18 +144,24 @@ async def recorded(state_dir: Path, run: str, observer: Observer) -> AsyncIterat
 
 
 @asynccontextmanager
-async def _held(target: Target, run: str) -> AsyncIterator[None]:
-    """Renew the run's protection from garbage collection while the block lasts."""
+async def _meanwhile(seconds: float, check: Callable[[], None]) -> AsyncIterator[None]:
+    """Call ``check`` every ``seconds`` while the block lasts. What it raises ends the block."""
 
-    async def renew() -> None:
+    async def again() -> None:
         while True:
-            await sleep(_HOLD_INTERVAL)
-            await to_thread.run_sync(target.hold, run)
+            await sleep(seconds)
+            await to_thread.run_sync(check)
 
-    async with create_task_group() as tasks:
-        tasks.start_soon(renew)
-        yield
-        tasks.cancel_scope.cancel()
+    failure: Exception | None = None
+    try:
+        async with create_task_group() as tasks:
+            tasks.start_soon(again)
+            yield
+            tasks.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        failure = first_error(group)
+    if failure:
+        raise failure
 
 
 async def _sail(
@@ -154,10 +173,17 @@ async def _sail(
     settings: Settings,
     observer: Observer,
 ) -> Summary:
-    """Run the steps, watched, recorded, and with the target's protection from garbage collection renewed."""
+    """Run the steps, watched and recorded. A daemon that comes to use the source stops them.
+
+    The target's protection from garbage collection is renewed again and again.
+    """
     run, progress = voyage.run, Progress(itinerary.plan)
     observer.planned(run, len(itinerary.plan), progress)
-    async with recorded(settings.run.state_dir, run, observer) as emit, _held(voyage.target, run):
+    async with (
+        recorded(settings.run.state_dir, run, observer) as emit,
+        _meanwhile(_HOLD_INTERVAL, partial(voyage.target.hold, run)),
+        _meanwhile(_LOOK_INTERVAL, partial(ensure_not_in_use, voyage.store.root)),
+    ):
         return await engine_run.run(
             itinerary.plan,
             journal=journal,
@@ -181,7 +207,8 @@ async def _ended(journal: Journal, run: str) -> AsyncIterator[None]:
         raise
 
 
-def _start(journal: Journal, scope: str, options: Mapping[str, Any]) -> tuple[RunRecord, dict[str, Value]]:
+def _start(journal: Journal, request: Request, store: Store, spec: TargetSpec) -> tuple[RunRecord, dict[str, Value]]:
+    scope, options = request.scope(store, spec), request.options(store, spec)
     standing = journal.standing(scope)
     unfinished = journal.last_unfinished(scope, options)
     if unfinished is None:
