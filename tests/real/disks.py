@@ -50,6 +50,10 @@ class Disk:
         while (ended := subprocess.run(["umount", str(self.path)], check=False, capture_output=True)).returncode != 0:
             assert time.monotonic() < end, ended.stderr
             time.sleep(0.05)
+        while subprocess.run(["losetup", "--associated", str(self.image)], check=True, capture_output=True).stdout:
+            if time.monotonic() > end:
+                raise RuntimeError(f"{self.image} is mounted somewhere else, too")
+            time.sleep(0.05)
 
     def cut_power(self) -> None:
         """Take it away from whoever is writing to it."""

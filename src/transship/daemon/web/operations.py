@@ -150,8 +150,9 @@ _UNABLE = (
 """What is asked for cannot be done now: another run, a busy source, a target that is not there."""
 _LAST_EVENT = {"Last-Event-ID": "the id of the last event received; the stream begins after it"}
 
+STATUS = Operation("GET", "/v1/status", "status", "The service, and the run that it is at", Right.READ, status, {_OK: Status})
 OPERATIONS = (
-    Operation("GET", "/v1/status", "status", "The service, and the run that it is at", Right.READ, status, {_OK: Status}),
+    STATUS,
     Operation(
         "GET",
         "/v1/health",
