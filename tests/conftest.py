@@ -26,13 +26,13 @@ def as_root() -> None:
 
 @pytest.fixture(scope="session")
 def docker_fixture(as_root: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:  # noqa: ARG001
-    """Unpack a store by name (``overlay2``, ``vfs``, ``overlay2-userns``), once, and return its data root: for reading only."""
+    """Unpack a store of tests/data/docker by name, like ``overlay2``, once, and return its data root: for reading only."""
     unpacked: dict[str, Path] = {}
 
     def unpack(name: str) -> Path:
         if name not in unpacked:
             unpacked[name] = tmp_path_factory.mktemp(f"docker-{name}")
-            unpack_archive(DOCKER_DATA / f"docker-20.10.24-{name}.tar.zst", unpacked[name])
+            unpack_archive(docker_data(f"{name}.tar.zst"), unpacked[name])
         return unpacked[name] / "root"
 
     return unpack
@@ -43,10 +43,16 @@ def facts() -> Callable[[str], dict[str, Any]]:
     """Return what is known of a store, by the same names: see tests/data/docker/README.md."""
 
     def load(name: str) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((DOCKER_DATA / f"docker-20.10.24-{name}.facts.json").read_bytes())
+        loaded: dict[str, Any] = json.loads(docker_data(f"{name}.facts.json").read_bytes())
         return loaded
 
     return load
+
+
+def docker_data(name: str) -> Path:
+    """Return the path of a file in tests/data/docker; ``name`` is without the version of Docker."""
+    [path] = DOCKER_DATA.glob(f"docker-*.[0-9]*-{name}")
+    return path
 
 
 def unpack_archive(archive: Path, directory: Path) -> None:

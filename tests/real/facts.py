@@ -19,7 +19,7 @@ def canonical(reference: str) -> str:
     host, slash, _ = reference.partition("/")
     if not slash:
         return f"docker.io/library/{reference}"
-    return reference if "." in host or ":" in host else f"docker.io/{reference}"
+    return reference if "." in host or ":" in host or host == "localhost" else f"docker.io/{reference}"
 
 
 def chain_of(facts: Facts, chain_id: str | None) -> Iterator[str]:

@@ -52,7 +52,10 @@ def listing(root: Path) -> Tree:
     links: dict[tuple[int, int], list[str]] = {}
     for path in sorted(paths):
         name = "." if path == root else f"./{path.relative_to(root)}".encode("unicode_escape").decode()
-        status = path.lstat()
+        try:
+            status = path.lstat()
+        except FileNotFoundError:  # overlayfs tells of a whiteout that hides nothing
+            continue
         tree[name] = _entry(path, status)
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             links.setdefault((status.st_dev, status.st_ino), []).append(name)

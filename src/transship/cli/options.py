@@ -43,7 +43,7 @@ def add_source_and_target(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--namespace", metavar="N", help="containerd namespace (default: moby, Docker's; Kubernetes': k8s.io)")
     parser.add_argument(
-        "--snapshotter", metavar="S", help="overlayfs or native (default: overlayfs for overlay2, native for vfs)"
+        "--snapshotter", metavar="S", help="overlayfs or native (default: native for vfs, overlayfs for all others)"
     )
 
 

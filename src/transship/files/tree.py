@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from transship.errors import SourceUnsupported
 from transship.files.beneath import DIRECTORY_FLAGS, open_unseen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 OPAQUE = "trusted.overlay.opaque"
@@ -84,6 +84,17 @@ def is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
+class DiffDirectory(Directory, Protocol):
+    """One open directory of a diff, whatever keeps it, to be laid over others. A whiteout is a child without a status."""
+
+    opaque: bool
+    """Whether it hides what is in the same directory of the diffs below."""
+
+    def enter(self, child: Child) -> DiffDirectory:
+        """Open a child that is a directory. Raises OSError."""
+        ...
+
+
 class DiskDirectory:
     """A directory as it is on disk: a diff of overlay2's or a full tree of vfs', ready-made."""
 
@@ -93,7 +104,7 @@ class DiskDirectory:
         self.status = os.fstat(descriptor)
 
     @classmethod
-    def open(cls, path: Path) -> DiskDirectory:
+    def open(cls, path: Path) -> Self:
         """Open the tree at ``path``. Raises OSError if it is not a directory, or a link to one."""
         return cls(open_unseen(path, DIRECTORY_FLAGS))
 
@@ -111,64 +122,85 @@ class DiskDirectory:
         os.close(self._descriptor)
 
 
-class MergedDirectory:
-    """Directories of diff form, nearest first, seen as the one that overlayfs would show: a full tree."""
+class OverlayDirectory(DiskDirectory):
+    """A directory of a diff in overlayfs' form, read as overlayfs reads it."""
 
-    def __init__(self, descriptors: list[int]) -> None:
-        """Takes ``descriptors`` over."""
-        self._descriptors = descriptors
-        self.status = os.fstat(descriptors[0])
-
-    @classmethod
-    def open(cls, paths: list[Path]) -> MergedDirectory:
-        """Open the diffs at ``paths``, the topmost first. Raises OSError."""
-        descriptors: list[int] = []
-        try:
-            for path in paths:
-                descriptors.append(open_unseen(path, DIRECTORY_FLAGS))  # noqa: PERF401 - what is open must be closed if one fails
-            return cls(descriptors)
-        except BaseException:
-            _close(descriptors)
-            raise
+    def __init__(self, descriptor: int) -> None:
+        """Takes ``descriptor`` over."""
+        super().__init__(descriptor)
+        self.opaque = _is_opaque(descriptor)
 
     def children(self) -> Iterator[Child]:
-        seen: set[str] = set()
-        for descriptor in self._descriptors:
-            for entry in scan(descriptor):
-                if entry.name in seen:
-                    continue
-                seen.add(entry.name)
-                status = entry.stat(follow_symlinks=False)
-                if is_whiteout(status):
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    _refuse_marks(f"/proc/self/fd/{descriptor}/{entry.name}", entry.name)
-                yield Child(entry.name, status, descriptor)
+        for child in super().children():
+            whiteout = child.status is not None and is_whiteout(child.status)
+            yield Child(child.name, None, child.at) if whiteout else child
+
+    def enter(self, child: Child) -> OverlayDirectory:
+        return OverlayDirectory(open_unseen(child.name, DIRECTORY_FLAGS, self._descriptor))
+
+
+class MergedDirectory:
+    """Directories of diffs, the topmost first, seen as the one that a container sees: a full tree.
+
+    All that are given are shown, whether one is opaque or not: at the root of a mount overlayfs does not heed it.
+    """
+
+    def __init__(self, directories: Sequence[DiffDirectory]) -> None:
+        """Takes ``directories`` over."""
+        self._directories = directories
+        self._stacks: dict[str, list[tuple[DiffDirectory, Child]]] = {}
+        self.status = directories[0].status
+
+    @classmethod
+    def open(cls, paths: Iterable[Path], diff: Callable[[Path], DiffDirectory] = OverlayDirectory.open) -> MergedDirectory:
+        """Open the diffs at ``paths``, the topmost first, each with ``diff``. Raises OSError."""
+        return cls(_opened(diff(path) for path in paths))
+
+    def children(self) -> Iterator[Child]:
+        for directory in self._directories:
+            for child in directory.children():
+                self._stacks.setdefault(child.name, []).append((directory, child))
+        for (_, top), *_ in self._stacks.values():
+            if top.status is None:
+                continue
+            if stat.S_ISREG(top.status.st_mode):
+                _refuse_marks(top)
+            yield top
 
     def enter(self, child: Child) -> MergedDirectory:
-        stack: list[int] = []
-        try:
-            for descriptor in self._descriptors[self._descriptors.index(child.at) :]:
-                try:
-                    status = os.stat(child.name, dir_fd=descriptor, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if not stat.S_ISDIR(status.st_mode):
-                    break
-                stack.append(open_unseen(child.name, DIRECTORY_FLAGS, descriptor))
-                _refuse_marks(stack[-1], child.name)
-                if _is_opaque(stack[-1]):
-                    break
-            return MergedDirectory(stack)
-        except BaseException:
-            _close(stack)
-            raise
+        return MergedDirectory(_opened(_entered(self._stacks[child.name])))
 
     def xattrs(self) -> Mapping[str, bytes]:
-        return full_xattrs(self._descriptors[0])
+        return {name: value for name, value in self._directories[0].xattrs().items() if not name.startswith(_PREFIX)}
 
     def close(self) -> None:
-        _close(self._descriptors)
+        for directory in self._directories:
+            directory.close()
+
+
+def _entered(stack: Iterable[tuple[DiffDirectory, Child]]) -> Iterator[DiffDirectory]:
+    """Yield the directories of one name, opened, down to the first that hides the others."""
+    for directory, child in stack:
+        if not child.is_directory:
+            return
+        _refuse_marks(child)
+        entered = directory.enter(child)
+        yield entered
+        if entered.opaque:
+            return
+
+
+def _opened(directories: Iterable[DiffDirectory]) -> list[DiffDirectory]:
+    """Return all ``directories``, which are opened as one asks for them; if one fails, those before it are closed."""
+    opened: list[DiffDirectory] = []
+    try:
+        for directory in directories:
+            opened.append(directory)  # noqa: PERF402 - what is open must be closed if one fails
+    except BaseException:
+        for directory in opened:
+            directory.close()
+        raise
+    return opened
 
 
 def scan(descriptor: int) -> list[os.DirEntry[str]]:
@@ -203,15 +235,9 @@ def _is_opaque(descriptor: int) -> bool:
     return OPAQUE in os.listxattr(descriptor) and os.getxattr(descriptor, OPAQUE) == b"y"
 
 
-def _refuse_marks(place: int | str, name: str) -> None:
-    names = os.listxattr(place) if isinstance(place, int) else os.listxattr(place, follow_symlinks=False)
-    for xattr in _NOT_MERGED.intersection(names):
+def _refuse_marks(child: Child) -> None:
+    for xattr in _NOT_MERGED.intersection(os.listxattr(f"/proc/self/fd/{child.at}/{child.name}", follow_symlinks=False)):
         raise SourceUnsupported(
-            f"{name!r} carries {xattr}, which is not understood here",
+            f"{child.name!r} carries {xattr}, which is not understood here",
             remedy="use the snapshotter overlayfs, which keeps the mark",
         )
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 FILE = 1
 SEGMENT = 2
 
-WHITEOUT_PREFIX = b".wh."
-"""Before the name of a path that the layer deletes (OCI image-spec ``layer.md``)."""
-OPAQUE_MARKER = b".wh..wh..opq"
-"""Name of the member which says that its directory hides what lower layers have in it."""
-
 MAX_ENTRY = 32 << 20
 """Longest JSON line accepted, in bytes. Docker cuts segments at 1 MiB; only a member's own PAX headers can be longer."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.legs.containerd.trees_on_disk import TargetWithTrees, migrated, sail
-from tests.stores.docker.builder import StoreBuilder
+from tests.stores.docker.builder import DRIVERS, FULL_TREES, StoreBuilder
 from transship.engine.journal import Journal
 from transship.engine.records import RunState
 from transship.engine.step import State
@@ -69,7 +69,7 @@ class Sample:
         return str(step.value["chain_id"])
 
 
-@pytest.fixture(params=["overlay2", "vfs"])
+@pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -77,7 +77,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def sample(tmp_path: Path, driver: str) -> Sample:
     """Into snapshots of the form that the driver keeps."""
-    return Sample(tmp_path, driver, TreeForm.DIFF if driver == "overlay2" else TreeForm.FULL)
+    return Sample(tmp_path, driver, TreeForm.FULL if driver in FULL_TREES else TreeForm.DIFF)
 
 
 def broken(sample: Sample, chain_id: Digest) -> None:
@@ -179,7 +179,7 @@ DAMAGES = [content, shorter, emptied, gone, more, mode, time, directory_mode, li
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_snapshot_that_differs_is_named(tmp_path: Path, driver: str, damage: Callable[[Path], None]) -> None:
-    sample = Sample(tmp_path, driver, TreeForm.DIFF if driver == "overlay2" else TreeForm.FULL)
+    sample = Sample(tmp_path, driver, TreeForm.FULL if driver in FULL_TREES else TreeForm.DIFF)
     sample.migrate()
     path = sample.target.trees.directory(sample.first) / "d/app"
     unlink(path)
@@ -209,11 +209,11 @@ def test_a_missing_snapshot_is_named(sample: Sample) -> None:
     assert found.endswith(f"snapshot {sample.second[7:19]}: is missing")
 
 
-# From each driver's form into the other
+# From each driver's form into each snapshotter's
 
 
-@pytest.mark.parametrize(("driver", "form"), [("overlay2", TreeForm.FULL), ("vfs", TreeForm.DIFF)])
-def test_into_the_other_form(tmp_path: Path, driver: str, form: TreeForm) -> None:
+@pytest.mark.parametrize("form", list(TreeForm))
+def test_into_both_forms(tmp_path: Path, driver: str, form: TreeForm) -> None:
     sample = Sample(tmp_path, driver, form)
     whiteout = sample.builder.add_layer({".wh.a": b"", "e": b"3"}, sample.first)
     sample.builder.add_image(whiteout, "third:1")
@@ -225,9 +225,57 @@ def test_into_the_other_form(tmp_path: Path, driver: str, form: TreeForm) -> Non
     assert sample.verify() == []
 
 
+@pytest.mark.parametrize("form", list(TreeForm))
+@pytest.mark.usefixtures("as_root")
+def test_a_layer_that_hides_all_below(tmp_path: Path, driver: str, form: TreeForm) -> None:
+    """The one mark that overlayfs does not heed, and so overlay2 neither."""
+    sample = Sample(tmp_path, driver, form)
+    top = sample.builder.add_layer({".wh..wh..opq": b"", "d/": None, "d/e": b"3"}, sample.first)
+    sample.builder.add_image(top, "third:1")
+    summary = sample.migrate()
+    assert summary.state is RunState.DONE, summary.failed
+    tree = sample.target.trees.directory(top)
+    found = {str(path.relative_to(tree)) for path in tree.rglob("*")}
+    if driver == "overlay2":
+        assert found == ({"a", "d", "d/app", "d/e"} if form is TreeForm.FULL else {"d", "d/e"})
+    else:
+        assert found == ({"d", "d/e"} if form is TreeForm.FULL else {"a", "d", "d/e"})
+        assert [os.listxattr(tree / "d")] == ([[]] if form is TreeForm.FULL else [["trusted.overlay.opaque"]])
+    assert sample.verify() == []
+
+
+@pytest.mark.parametrize("form", list(TreeForm))
+def test_whiteouts_that_have_content(tmp_path: Path, form: TreeForm) -> None:
+    """Only aufs can keep what no tree has: the layer's blob has it all the same."""
+    sample = Sample(tmp_path, "aufs", form)
+    files = {".wh.a": b"content", "e": b"3", ".wh..wh.plnk/3.4": b"own"}
+    top = sample.builder.add_layer(files, sample.first)
+    sample.builder.add_image(top, "third:1")
+    for name, content in files.items():
+        (sample.builder.files(top) / name).unlink()
+        (sample.builder.files(top) / name).write_bytes(content)
+    summary = sample.migrate()
+    assert summary.state is RunState.DONE, summary.failed
+    tree = sample.target.trees.directory(top)
+    found = {str(path.relative_to(tree)) for path in tree.rglob("*")}
+    assert found == ({"d", "d/app", "e"} if form is TreeForm.FULL else {"a", "e"})
+    assert sample.verify() == []
+
+
 def test_a_snapshot_that_is_there_is_left_alone(sample: Sample) -> None:
     prepared = sample.target.trees.prepare("theirs", None)
     (prepared / "a").write_bytes(b"theirs")
     sample.target.trees.commit(sample.first_base, "theirs", {})
     assert sample.migrate().state is RunState.DONE
     assert (sample.target.trees.directory(sample.first_base) / "a").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("name", [f"first@sha512:{'a' * 128}", f"first@sha384:{'a' * 96}"])
+def test_a_name_with_a_digest_of_another_kind_is_left_out(sample: Sample, name: str) -> None:
+    """Docker takes them."""
+    store = read_store(sample.builder.root, sample.driver)
+    [image] = [image for image in store.images.values() if f"{HUB}/first:1" in image.references]
+    sample.builder.name(name, image.id)
+    assert sample.migrate().state is RunState.DONE
+    assert sample.names() == {f"{HUB}/first:1", f"{HUB}/second:1"}
+    assert sample.verify() == []

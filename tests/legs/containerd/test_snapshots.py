@@ -32,7 +32,7 @@ def every_layer_has_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "MANY_FILES", 0)
 
 
-@pytest.fixture(params=["overlay2", "vfs"])
+@pytest.fixture(params=["overlay2", "vfs", "aufs", "overlay"])
 def store(request: pytest.FixtureRequest, docker_fixture: Callable[[str], Path]) -> Store:
     driver = str(request.param)
     found = read_store(docker_fixture(driver), driver)

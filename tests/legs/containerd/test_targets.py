@@ -31,7 +31,10 @@ def test_a_relative_directory_is_the_same_from_anywhere() -> None:
     assert parse_target("oci:layout", "moby", None, "vfs").path == str(Path.cwd() / "layout")
 
 
-@pytest.mark.parametrize(("driver", "snapshotter"), [("overlay2", "overlayfs"), ("vfs", "native")])
+@pytest.mark.parametrize(
+    ("driver", "snapshotter"),
+    [("overlay2", "overlayfs"), ("vfs", "native"), *((name, "overlayfs") for name in ("aufs", "overlay", "btrfs"))],
+)
 def test_the_snapshotter_suits_the_driver_unless_told_otherwise(driver: str, snapshotter: str) -> None:
     assert parse_target("containerd", "moby", None, driver).snapshotter == snapshotter
     assert parse_target("containerd", "k8s.io", "stargz", driver) == TargetSpec(

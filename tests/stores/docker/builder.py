@@ -19,6 +19,12 @@ from transship.formats.digest import Digest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+FULL_TREES = ("vfs", "overlay", "btrfs")
+TWO_LEVELS = ("overlay2", "overlay")
+DRIVERS = ("overlay2", "aufs", "vfs", "overlay", "btrfs")
+AUFS_FILE = ".wh..wh.aufs"
+"""At the root of a diff: what its whiteouts are hard links of."""
+
 
 class StoreBuilder:
     """A data root under construction. Everything is on disk as soon as a method returns."""
@@ -45,13 +51,21 @@ class StoreBuilder:
         size = sum(len(content or b"") for content in files.values())
         chain_id = self.enter_layer(digest.of(tar), split(tar), parent, size)
         directory = self.files(chain_id)
-        if self.driver == "vfs" and parent is not None:
-            shutil.copytree(self.files(parent), directory, symlinks=True)
-        else:
-            directory.mkdir(parents=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        self.start_layer(directory, parent if parent is None else self.files(parent))
         for name, content in files.items():
-            self._put(directory / name, content)
+            self._put(directory / name, content, directory)
         return chain_id
+
+    def start_layer(self, directory: Path, below: Path | None) -> None:
+        """Make the directory of a layer on the one at ``below``, as it is before its own files come."""
+        if self.driver in FULL_TREES and below is not None:
+            copy = os.link if self.driver == "overlay" else shutil.copy2
+            shutil.copytree(below, directory, symlinks=True, copy_function=copy)
+        else:
+            directory.mkdir()
+        if self.driver == "aufs":
+            self._keep_books(directory, below)
 
     def enter_layer(
         self, diff_id: Digest, entries: Iterable[tar_split.Entry], parent: Digest | None = None, size: int = 0
@@ -139,7 +153,13 @@ class StoreBuilder:
         return self.driver_directory((self.entry(chain_id) / "cache-id").read_text())
 
     def driver_directory(self, cache_id: str) -> Path:
-        return self.root / "vfs" / "dir" / cache_id if self.driver == "vfs" else self.root / self.driver / cache_id / "diff"
+        place = self.outermost(cache_id)
+        return place / {"overlay": "root"}.get(self.driver, "diff") if self.driver in TWO_LEVELS else place
+
+    def outermost(self, cache_id: str) -> Path:
+        """The directory that is named for the layer."""
+        above = {"vfs": "vfs/dir", "btrfs": "btrfs/subvolumes", "aufs": "aufs/diff"}.get(self.driver, self.driver)
+        return self.root / above / cache_id
 
     def diff_ids(self, top: Digest | None) -> list[str]:
         """The diff IDs of a layer and those below, base first."""
@@ -150,21 +170,53 @@ class StoreBuilder:
             top = Digest(parent.read_text()) if parent.exists() else None
         return found
 
-    def _put(self, path: Path, content: bytes | None) -> None:
+    def _keep_books(self, directory: Path, below: Path | None) -> None:
+        """Write what aufs and its driver write beside a layer's own files."""
+        (directory / AUFS_FILE).touch(0o444)
+        for name in (".wh..wh.plnk", ".wh..wh.orph"):
+            (directory / name).mkdir(0o700)
+            (directory / name / "1.2").write_bytes(b"aufs' own")
+        books = self.root / "aufs" / "layers"
+        books.mkdir(exist_ok=True)
+        ancestors = "" if below is None else f"{below.name}\n{(books / below.name).read_text()}"
+        (books / directory.name).write_text(ancestors)
+
+    def _put(self, path: Path, content: bytes | None, top: Path) -> None:
         if path.name.startswith(".wh."):
-            deleted = path.with_name(path.name.removeprefix(".wh."))
-            if self.driver == "vfs":
-                deleted.unlink()
-            else:
-                os.mknod(deleted, stat.S_IFCHR | 0o600, os.makedev(0, 0))
+            self._mark(path, top)
         elif content is None:
-            path.mkdir(exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # it may be a link to the file of the layer below
             path.write_bytes(content)
+
+    def _mark(self, path: Path, top: Path) -> None:
+        """Do as the driver does with a whiteout, or with the mark of a directory that hides what is below it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        deleted = path.with_name(path.name.removeprefix(".wh."))
+        if self.driver == "aufs":
+            path.hardlink_to(top / AUFS_FILE)
+        elif path.name == ".wh..wh..opq":
+            if self.driver in FULL_TREES:
+                for child in path.parent.iterdir():
+                    _remove(child)
+            else:
+                os.setxattr(path.parent, "trusted.overlay.opaque", b"y")
+        elif self.driver in FULL_TREES:
+            _remove(deleted)
+        else:
+            os.mknod(deleted, stat.S_IFCHR | 0o600, os.makedev(0, 0))
 
     def _write_names(self) -> None:
         self.repositories.write_text(json.dumps({"Repositories": self._names}))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def make_tar(files: Mapping[str, bytes | None]) -> bytes:

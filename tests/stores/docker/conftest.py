@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.stores.docker.builder import StoreBuilder
+from tests.stores.docker.builder import DRIVERS, StoreBuilder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(params=["overlay2", "vfs"])
+@pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from transship.errors import SourceCorrupt, SourceUnsupported
 from transship.formats import digest, references
+from transship.stores.docker import tar_stream
 from transship.stores.docker.root import open_store
 from transship.stores.docker.store import Store, read_store
 
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
 
 
 NO_DAEMON_JSON = "no-daemon.json"
+EVERY_DRIVER = pytest.mark.parametrize("driver", ["overlay2", "vfs", "aufs", "overlay"])
+
+
+@pytest.fixture(params=["overlay2", "vfs"])
+def driver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
@@ -53,12 +61,14 @@ def read_images(store: Store) -> dict[str, Any]:
     }
 
 
+@EVERY_DRIVER
 def test_every_image_is_read(store: Store, driver: str, facts: Callable[[str], dict[str, Any]]) -> None:
     assert store.driver == driver
     assert read_images(store) == expected_images(facts(driver))
     assert all(digest.of(image.raw) == image_id == image.id for image_id, image in store.images.items())
 
 
+@EVERY_DRIVER
 def test_every_layer_is_read(store: Store, driver: str, facts: Callable[[str], dict[str, Any]]) -> None:
     read = {
         layer.chain_id: {"diff": layer.diff_id, "cache": layer.cache_id, "parent": layer.parent, "size": layer.size}
@@ -68,13 +78,14 @@ def test_every_layer_is_read(store: Store, driver: str, facts: Callable[[str], d
         chain_id: {key: known[key] for key in ("diff", "cache", "parent", "size")}
         for chain_id, known in facts(driver)["layers"].items()
     }
-    tail = "diff" if driver == "overlay2" else ""
+    tail = {"overlay2": "diff", "overlay": "root"}.get(driver)
     assert all(
         layer.driver_directory == layer.driver_directory.parent / (tail or layer.cache_id) for layer in store.layers.values()
     )
     assert all(layer.driver_directory.is_dir() and layer.tar_split.is_file() for layer in store.layers.values())
 
 
+@EVERY_DRIVER
 def test_nothing_is_wrong_with_it(store: Store) -> None:
     assert store.problems == ()
     assert store.broken == {}
@@ -150,3 +161,24 @@ def test_a_damaged_manifest_is_refused(docker_fixture: Callable[[str], Path], tm
     blob.write_bytes(blob.read_bytes()[:-1])
     with pytest.raises(SourceCorrupt, match=digest.hex_part(wanted)):
         store.original_manifest(wanted)
+
+
+def test_of_a_damaged_store_the_rest_is_read(
+    docker_fixture: Callable[[str], Path], facts: Callable[[str], dict[str, Any]], tmp_path: Path
+) -> None:
+    store = open_store(docker_fixture("overlay-damaged"), tmp_path / NO_DAEMON_JSON)
+    known = expected_images(facts("overlay-damaged"))
+    [broken] = known.keys() - store.images.keys()
+    assert store.broken.keys() == {broken}
+    assert "docker.io/edge/raw-weird:1" in store.references
+    del known[broken]
+    assert read_images(store) == known
+
+
+@EVERY_DRIVER
+def test_every_layers_stream_has_its_digest(store: Store) -> None:
+    for layer in store.layers.values():
+        stream = hashlib.sha256()
+        for chunk in tar_stream.read(layer.tar_split, layer.driver_directory):
+            stream.update(chunk)
+        assert f"sha256:{stream.hexdigest()}" == layer.diff_id

@@ -79,24 +79,35 @@ def test_a_damaged_daemon_json_is_told_of(root: Path, daemon_json: Path, text: s
 
 
 def test_of_several_drivers_dockerds_favourite_is_taken_and_the_others_are_named(root: Path, daemon_json: Path) -> None:
-    for driver in ("vfs", "aufs", "overlay2", "btrfs"):
+    for driver in ("vfs", "aufs", "overlay", "overlay2", "zfs", "btrfs", "unknown"):
         with_image(root, driver)
     store = open_store(root, daemon_json)
     assert store.driver == "overlay2"
-    assert store.other_drivers == ("btrfs", "vfs", "aufs")
+    assert store.other_drivers == ("btrfs", "zfs", "aufs", "overlay", "vfs", "unknown")
+
+
+@pytest.mark.parametrize(("better", "worse"), [("aufs", "overlay"), ("overlay", "vfs"), ("btrfs", "aufs")])
+def test_old_drivers_have_their_place_in_the_order(root: Path, daemon_json: Path, better: str, worse: str) -> None:
+    with_image(root, worse)
+    with_image(root, better)
+    store = open_store(root, daemon_json)
+    assert (store.driver, store.other_drivers) == (better, (worse,))
+    daemon_json.write_text(json.dumps({"data-root": str(root), "storage-driver": worse}))
+    store = open_store(root, daemon_json)
+    assert (store.driver, store.other_drivers) == (worse, (better,))
 
 
 def test_a_driver_without_images_is_passed_over(root: Path, daemon_json: Path) -> None:
     StoreBuilder(root, "overlay2")
-    StoreBuilder(root, "btrfs")
+    StoreBuilder(root, "zfs")
     with_image(root, "vfs")
     assert open_store(root, daemon_json).driver == "vfs"
 
 
-@pytest.mark.parametrize("driver", ["btrfs", "zfs", "devicemapper", "fuse-overlayfs", "aufs", "overlay", "windowsfilter"])
+@pytest.mark.parametrize("driver", ["zfs", "devicemapper", "fuse-overlayfs", "windowsfilter"])
 def test_a_driver_that_cannot_be_read_is_named(root: Path, daemon_json: Path, driver: str) -> None:
     with_image(root, driver)
-    with pytest.raises(SourceUnsupported, match=rf"graph driver {driver}; only overlay2 and vfs"):
+    with pytest.raises(SourceUnsupported, match=rf"graph driver {driver}; only overlay2, btrfs, aufs, overlay and vfs can"):
         open_store(root, daemon_json)
 
 

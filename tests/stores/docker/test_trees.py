@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.files.trees import listing
 from tests.stores.docker.builder import open_files
-from tests.stores.docker.unpacking import HARD_LINK, OPAQUE, WHITEOUT, Member, stack
+from tests.stores.docker.unpacking import HARD_LINK, OPAQUE, WHITEOUT, Member, stack, unpack_as_it_is, with_parents
 from transship.errors import LayerMismatch, SourceCorrupt
 from transship.files.fill import Filler, FillMode
-from transship.files.tree import MergedDirectory
 from transship.formats import tar_split
-from transship.stores.docker.trees import CutDirectory
+from transship.stores.docker.drivers.cut import CutDirectory
+from transship.stores.docker.drivers.known import DRIVERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from transship.files.tree import Directory
 
@@ -157,6 +157,14 @@ def test_a_loop_of_links_is_an_error(tmp_path: Path) -> None:
     assert open_files() == before
 
 
+@pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", "a/.wh."])
+def test_a_whiteout_of_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    """Docker's unpacking takes it for one of the directory itself."""
+    (tmp_path / "full/a").mkdir(parents=True)
+    with pytest.raises(LayerMismatch, match=rf"full/{name} cannot be: .* deletes no name"):
+        CutDirectory.open(tmp_path / "full", write_metadata(tmp_path / "metadata", [file(name)]))
+
+
 @pytest.mark.parametrize("name", ["gone", "a/gone", "a\0b", ".wh.a\0b", "a\0b/c"])
 def test_what_the_layer_owns_and_is_missing_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "full/a").mkdir(parents=True)
@@ -169,7 +177,7 @@ def test_what_the_layer_owns_and_is_missing_is_named(tmp_path: Path, name: str) 
 
 def test_names_that_lead_nowhere_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
-    odd = [directory("."), directory("/"), directory(".."), file(".wh..wh.plnk"), file(".wh..wh.orph"), file("none/.wh.x")]
+    odd = [directory("."), directory("/"), directory(".."), file(".wh..wh.plnk"), file(".wh..wh.orph/x"), file("none/.wh.x")]
     assert seen(CutDirectory.open(tmp_path / "full", write_metadata(tmp_path / "metadata", odd))) == {}
 
 
@@ -188,21 +196,21 @@ kinds = st.sampled_from([stat.S_IFREG, stat.S_IFREG, DIRECTORY, DIRECTORY, stat.
 
 
 @st.composite
-def members(draw: st.DrawFn) -> list[Member]:
-    """A layer's members, parents first and in a directory whiteouts first."""
+def members(draw: st.DrawFn, *, links: bool = True) -> list[Member]:
+    """A layer's members, parents first and in a directory whiteouts first. ``links``: symbolic ones among them."""
     made: dict[bytes, Member] = {}
     for number in range(draw(st.integers(0, 8))):
         path = draw(st.lists(names, min_size=1, max_size=3))
-        what = draw(st.sampled_from(["make", "make", "make", "delete", "hide"]))
+        what = draw(st.sampled_from(["make", "make", "make", "make", "delete", "delete", "hide", "hide all"]))
         if what == "make":
             targets = [b"/a", b"/b", b"../c", b"a", b"/a/b", b"."]
-            kind = draw(kinds)
+            kind = draw(kinds.filter(lambda kind: links or kind != stat.S_IFLNK))
             target = draw(st.sampled_from(sorted(made) or [b"a"]) if kind == HARD_LINK else st.sampled_from(targets))
             mode = draw(st.sampled_from([0o755, 0o700, 0o1777]))
             member = Member(b"/".join(path), kind, b"%d" % number, target, draw(st.integers(1, 10**18)), mode)
         else:
-            path = [*path[:-1], WHITEOUT + path[-1]] if what == "delete" else [*path, OPAQUE]
-            member = Member(b"/".join(path))
+            marks = {"delete": [*path[:-1], WHITEOUT + path[-1]], "hide": [*path, OPAQUE], "hide all": [OPAQUE]}
+            member = Member(b"/".join(marks[what]))
         made[member.name] = member
     return [made[name] for name in sorted(made, key=lambda name: name.split(b"/"))]
 
@@ -210,8 +218,8 @@ def members(draw: st.DrawFn) -> list[Member]:
 @contextmanager
 def overlay(diffs: list[Path], place: Path) -> Iterator[Path]:
     """The ``diffs``, base first, as overlayfs shows them."""
-    (place / "empty").mkdir()
-    (place / "merged").mkdir()
+    (place / "empty").mkdir(exist_ok=True)
+    (place / "merged").mkdir(exist_ok=True)
     lower = ":".join(str(path) for path in [*reversed(diffs), place / "empty"])
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o", f"ro,lowerdir={lower}", str(place / "merged")], check=True)
     try:
@@ -220,22 +228,59 @@ def overlay(diffs: list[Path], place: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(place / "merged")], check=True)
 
 
+def make(tree: Directory, directory: Path, *, full: bool) -> Path:
+    directory.mkdir()
+    Filler(FillMode.COPY, full=full, advance=lambda _: None).fill(tree, directory)
+    return directory
+
+
+def set_times(directories: Iterable[Path]) -> None:
+    """Give directories the same times; what the root of a tree has is not in a layer."""
+    for path in directories:
+        os.utime(path, ns=(0, 10**18))
+
+
+MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 @pytest.mark.real
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@MANY
 @given(st.lists(members(), min_size=1, max_size=4))
 def test_diffs_of_full_trees_make_the_same_trees_again(layers: list[list[Member]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        diffs = []
+        diffs: list[Path] = []
         for number, applied in enumerate(stack(place, layers)):
-            diffs.append(place / f"diff{number}")
-            diffs[-1].mkdir()
-            tree = CutDirectory.open(place / str(number), write_metadata(place / "metadata", applied))
-            Filler(FillMode.COPY, full=False, advance=lambda _: None).fill(tree, diffs[-1])
+            stacked = [place / str(below) for below in range(number, -1, -1)]
+            tree = DRIVERS["vfs"].diff(stacked, write_metadata(place / "metadata", applied))
+            diffs.append(make(tree, place / f"diff{number}", full=False))
         expected = listing(place / str(len(layers) - 1))
         with overlay(diffs, place) as merged:
             assert listing(merged) == expected
-        full = place / "full"
-        full.mkdir()
-        Filler(FillMode.COPY, full=True, advance=lambda _: None).fill(MergedDirectory.open(diffs[::-1]), full)
+        full = make(DRIVERS["overlay2"].full(diffs[::-1]), place / "full", full=True)
         assert listing(full) == expected
+
+
+@pytest.mark.real
+@MANY
+@given(st.lists(members(links=False).map(with_parents), min_size=1, max_size=4))
+def test_diffs_of_aufs_make_the_trees_that_vfs_keeps(layers: list[list[Member]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        driver = DRIVERS["aufs"]
+        kept: list[Path] = []
+        diffs: list[Path] = []
+        applied = stack(place, layers)
+        assume(all(with_parents(unpacked) == unpacked for unpacked in applied))  # a parent may be what cannot be unpacked
+        for number, unpacked in enumerate(applied):
+            kept.insert(0, place / f"aufs{number}")
+            unpack_as_it_is(kept[0], unpacked)
+            set_times([kept[0], place / str(number)])
+            before = open_files()
+            diffs.append(make(driver.diff(kept, place / "metadata"), place / f"diff{number}", full=False))
+            full = make(driver.full(kept), place / f"full{number}", full=True)
+            assert open_files() == before
+            expected = listing(place / str(number))
+            assert listing(full) == expected
+            with overlay(diffs, place) as merged:
+                assert listing(merged) == expected

@@ -86,8 +86,8 @@ class _Unpacking:
         parent_name, _, name = member.name.rpartition(b"/")
         parent, missing, passed = self._resolve(parent_name)
         if name == OPAQUE:
-            if parent != b"/".join(filter(None, [self._root, parent_name])) or parent == self._root:
-                raise UndoneError  # through a link Docker does nothing; at the root overlayfs does nothing
+            if parent != b"/".join(filter(None, [self._root, parent_name])):
+                raise UndoneError  # through a link Docker does nothing
         else:
             self._ensure_possible(parent + b"/" + name.removeprefix(WHITEOUT), member)
         for directory in missing:
@@ -170,6 +170,30 @@ class _Unpacking:
         if member.kind != HARD_LINK:
             os.utime(path, ns=(member.mtime, member.mtime), follow_symlinks=False)
         self._made.add(path)
+
+
+class _UnpackingAsItIs(_Unpacking):
+    def _apply(self, member: Member) -> bytes:
+        self._make(self._root + b"/" + member.name, member)
+        return self._root + b"/" + member.name
+
+
+def unpack_as_it_is(directory: Path, members: Iterable[Member]) -> None:
+    """Make a layer as Docker's aufs driver does: whiteouts are files like others. Parents have to be among the members."""
+    directory.mkdir(mode=0o755)
+    _UnpackingAsItIs(os.fsencode(directory)).unpack(members)
+
+
+def with_parents(members: Iterable[Member]) -> list[Member]:
+    """Return ``members``, which are in order, with those of all directories that they are in."""
+    made: dict[bytes, Member] = {}
+    for member in members:
+        parts = member.name.split(b"/")
+        for length in range(1, len(parts)):
+            name = b"/".join(parts[:length])
+            made.setdefault(name, Member(name, stat.S_IFDIR, mode=0o755))
+        made[member.name] = member
+    return list(made.values())
 
 
 def _is_directory(path: bytes) -> bool:

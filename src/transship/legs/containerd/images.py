@@ -121,7 +121,7 @@ def _name_original(voyage: Voyage, image: Image, reference: str, manifest: bytes
     decoded = oci.decode_manifest(manifest)
     if decoded.config.digest != image.id:
         raise SourceCorrupt(f"{reference}: its manifest belongs to image {decoded.config.digest}, not to {image.id}")
-    store_blob(voyage, manifest, {GC_CONFIG_LABEL: image.id})
+    store_blob(voyage, manifest, {GC_CONFIG_LABEL: image.id}, image_key(reference))
     record = ImageRecord(
         reference,
         ImageDescriptor(decoded.media_type, digest.of(manifest), len(manifest)),

@@ -133,7 +133,10 @@ def _original_manifest(voyage: Voyage, image: Image, reference: str) -> bytes | 
             "map.json has its new digest",
             lost=False,
         )
-    name = digest.parse(reference.partition("@")[2])
+    try:
+        name = digest.parse(reference.partition("@")[2])
+    except ValueError as error:
+        return LeftOut(reference, str(error), "pull the image by a SHA-256 digest where it is needed", lost=False)
     try:
         if present(lambda: voyage.target.content.info(name)):
             data: bytes | None = _bounded(voyage.target.content.read(name))

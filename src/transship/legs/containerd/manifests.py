@@ -87,7 +87,7 @@ def _store_manifest(voyage: Voyage, image: Image, context: Context) -> Result:
     blobs.append((image.raw, config_labels))
     references = {GC_CONFIG_LABEL: image.id} | {f"{GC_LAYER_LABEL}{n}": layer.digest for n, layer in enumerate(layers)}
     blobs.append((manifest, references))
-    created = {digest.of(data): store_blob(voyage, data, labels) for data, labels in blobs}
+    created = {digest.of(data): store_blob(voyage, data, labels, manifest_key(image.id)) for data, labels in blobs}
     voyage.target.durable()
     stored = StoredManifest(
         manifest_digest,
@@ -99,10 +99,15 @@ def _store_manifest(voyage: Voyage, image: Image, context: Context) -> Result:
     return Result(msgspec.to_builtins(stored), bool(stored.stored))
 
 
-def store_blob(voyage: Voyage, data: bytes, labels: Labels) -> bool:
-    """Store a small blob; return whether it was not there before."""
+def store_blob(voyage: Voyage, data: bytes, labels: Labels, step: str) -> bool:
+    """Store a small blob; return whether it was not there before.
+
+    ``step`` is the key of the step that does: another one may be storing the same bytes, and an ingest has one writer.
+    """
     name = digest.of(data)
-    with voyage.target.content.writer(f"transship-{digest.hex_part(name)}") as writer:
+    with voyage.target.content.writer(
+        f"transship-{digest.hex_part(name)}-{digest.hex_part(digest.of(step.encode()))}"
+    ) as writer:
         writer.write(data)
         return writer.commit(name, len(data), labels)
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from transship.stores.interfaces import Target
 
 DEFAULT_SOCKET = Path("/run/containerd/containerd.sock")
-_SNAPSHOTTERS = {"overlay2": "overlayfs", "vfs": "native"}
-"""The snapshotter that keeps files in the same form as the graph driver."""
+_SNAPSHOTTERS = {"vfs": "native"}
+"""By graph driver: the snapshotter that suits it, where that is not overlayfs. vfs is what dockerd takes where overlayfs
+does not work."""
 
 
 @dataclass(frozen=True)
@@ -77,5 +78,5 @@ def parse_target(text: str | None, namespace: str, snapshotter: str | None, driv
         return TargetSpec("oci", str(Path(path).absolute()))
     if kind == "containerd":
         socket = Path(path).absolute() if path else DEFAULT_SOCKET
-        return TargetSpec("containerd", str(socket), namespace, snapshotter or _SNAPSHOTTERS[driver])
+        return TargetSpec("containerd", str(socket), namespace, snapshotter or _SNAPSHOTTERS.get(driver, "overlayfs"))
     raise UsageError(f"unknown target {text!r}", remedy="give containerd, containerd:SOCKET or oci:DIRECTORY")

@@ -173,15 +173,14 @@ def _check_snapshot(store: Store, snapshots: Snapshotter, layer: Layer, context:
         yield f"has the parent {info.parent}, should have {layer.parent}"
     plain = hashlib.sha256()
     try:
-        for chunk in tar_stream.read(layer.tar_split, place):
+        for chunk in tar_stream.read(layer.tar_split, place, layer.driver_directory):
             plain.update(chunk)
             context.check_cancelled()
     except SourceCorrupt as error:
         yield error.message
         return
     if plain.hexdigest() != digest.hex_part(layer.diff_id):
-        yield f"its files give sha256:{plain.hexdigest()} instead of {layer.diff_id}: " + tar_stream.first_difference(
-            layer.tar_split, place
-        )
+        reason = tar_stream.first_difference(layer.tar_split, place, layer.driver_directory)
+        yield f"its files give sha256:{plain.hexdigest()} instead of {layer.diff_id}: {reason}"
     comparison = Comparison(full=snapshots.form is TreeForm.FULL, check_cancelled=context.check_cancelled)
     yield from comparison.differences(trees.open_tree(trees.Origin.of(store, layer, snapshots.form)), place)

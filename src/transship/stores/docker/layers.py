@@ -1,13 +1,11 @@
 """The layerdb: which layers a store has, and where each one's files and tar-split data are.
 
-Source: moby ``daemon/internal/layer/filestore.go`` and ``layer_store.go``, ``daemon/graphdriver/{overlay2,vfs}``.
+Source: moby ``daemon/internal/layer/filestore.go`` and ``layer_store.go``. What drivers keep is in ``drivers``.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,23 +13,17 @@ from typing import TYPE_CHECKING
 from transship.errors import SourceCorrupt
 from transship.formats import digest
 from transship.stores.docker import small_files
+from transship.stores.docker.drivers.driver import RESTORE_HINT
+from transship.stores.docker.drivers.known import DRIVERS
 from transship.stores.docker.problem import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import os
 
     from transship.formats.digest import Digest
 
-RESTORE_HINT = "pull or rebuild the images that have this layer, or leave them out"
-
 _CACHE_ID = re.compile(r"[0-9a-f]{1,128}")
 _SIZE = re.compile(r"[0-9]{1,19}")
-
-DRIVER_DIRECTORIES: Mapping[str, Callable[[Path, str], tuple[str, ...]]] = {
-    "overlay2": lambda root, cache_id: (f"{root}/overlay2/{cache_id}", f"{root}/overlay2/{cache_id}/diff"),
-    "vfs": lambda root, cache_id: (f"{root}/vfs/dir/{cache_id}",),
-}
-"""For each driver that can be read: a layer's directories, from the outermost to the one that has its files."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +31,7 @@ class Layer:
     """A layer on top of its parents.
 
     ``size`` is the sum of its files' bytes, as Docker counted them. ``entry_directory`` is its directory in the layerdb;
-    ``driver_directory`` holds its files (overlay2: only what it changed; vfs: the whole tree).
+    ``driver_directory`` holds its files, in its driver's form.
     """
 
     chain_id: Digest
@@ -150,15 +142,7 @@ def _digest(path: str, text: str) -> Digest:
 
 
 def _driver_directory(root: Path, driver: str, chain_id: Digest, cache_id: str) -> Path:
-    directories = DRIVER_DIRECTORIES[driver](root, cache_id)
-    for directory in directories:
-        try:
-            mode = os.lstat(directory).st_mode
-        except FileNotFoundError as error:
-            raise SourceCorrupt(f"layer {chain_id}: {directory} is missing", remedy=RESTORE_HINT) from error
-        except OSError as error:
-            message = f"layer {chain_id}: cannot read {directory}: {error.strerror}"
-            raise SourceCorrupt(message, remedy=small_files.READ_REMEDY) from error
-        if not stat.S_ISDIR(mode):
-            raise SourceCorrupt(f"layer {chain_id}: {directory} is not a directory", remedy=RESTORE_HINT)
-    return Path(directories[-1])
+    try:
+        return DRIVERS[driver].find(root, cache_id)
+    except SourceCorrupt as error:
+        raise SourceCorrupt(f"layer {chain_id}: {error.message}", remedy=error.remedy) from error

@@ -13,14 +13,15 @@ import msgspec
 
 from transship.errors import SourceCorrupt, SourceError, SourceMissing, SourceUnsupported
 from transship.stores.docker import small_files
-from transship.stores.docker.layers import DRIVER_DIRECTORIES
+from transship.stores.docker.drivers.known import DRIVERS
 from transship.stores.docker.store import Store, read_store
 
 DEFAULT_ROOT = Path("/var/lib/docker")
 DEFAULT_DAEMON_JSON = Path("/etc/docker/daemon.json")
 
-_PRIORITY = ("overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs")
-"""The order in which dockerd looks for a store, if it was not told its driver (moby ``daemon/graphdriver/driver_linux.go``)."""
+_PRIORITY = ("overlay2", "fuse-overlayfs", "btrfs", "zfs", "aufs", "overlay", "devicemapper", "vfs")
+"""The order in which dockerd looks for a store, if it was not told its driver (moby ``daemon/graphdriver/driver_linux.go``);
+aufs, overlay and devicemapper are where they were while it knew them, up to Docker 23 and 24."""
 _REMAPPED = re.compile(r"[0-9]+\.[0-9]+")
 _PARTS_OF_A_STORE = ("imagedb", "layerdb", "repositories.json")
 _GIVE_SOURCE = "give the daemon's data root as the source (docker info -f '{{.DockerRootDir}}' names it)"
@@ -112,10 +113,11 @@ def _choose(root: Path, drivers: _Drivers, wanted: str | None) -> str:
     if wanted is None and not candidates:
         _refuse_without_store(root)
     driver = candidates[0] if wanted is None else wanted
-    if driver not in DRIVER_DIRECTORIES:
+    if driver not in DRIVERS:
+        *known, last = DRIVERS
         raise SourceUnsupported(
             f"{root} has a store of the graph driver {driver}",
-            remedy=f"only {' and '.join(DRIVER_DIRECTORIES)} can be moved yet",
+            remedy=f"only {', '.join(known)} and {last} can be moved yet",
         )
     if driver not in drivers.all:
         others = f", but of {', '.join(drivers.all)}" if drivers.all else ""

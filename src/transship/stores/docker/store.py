@@ -53,7 +53,7 @@ class Store:
 
 
 def read_store(root: Path, driver: str, other_drivers: tuple[str, ...] = ()) -> Store:
-    """Read the store of ``driver``, ``overlay2`` or ``vfs``, in the data root ``root``.
+    """Read the store of ``driver``, one of ``DRIVERS``, in the data root ``root``.
 
     Damage to single things is among what is returned. Raises SourceError if a directory of the store cannot be listed.
     """

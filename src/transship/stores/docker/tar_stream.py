@@ -9,15 +9,15 @@ import errno
 import os
 import stat
 from collections import deque
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from transship.errors import LayerMismatch, SourceCorrupt
 from transship.files.beneath import Beneath
-from transship.formats import tar_split
+from transship.formats import tar_split, whiteouts
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
 CHUNK = 1 << 20
@@ -35,17 +35,18 @@ _ASKED_OF_A_FILE = 1 << 20
 RESTORE_HINT = "pull or rebuild the image, or leave it out"
 
 
-def read(metadata: Path, directory: Path) -> Iterator[memoryview]:
+def read(metadata: Path, directory: Path, marks: Path | None = None) -> Iterator[memoryview]:
     """Yield a layer's tar stream in chunks of at most 1 MiB; each chunk is good until the next is asked for.
 
-    ``metadata`` is the layer's ``tar-split.json.gz``, ``directory`` the driver's directory with its files. Whether the whole
-    has the layer's diff ID is for the caller to check. Raises SourceCorrupt if the metadata is absent or damaged, LayerMismatch
+    ``metadata`` is the layer's ``tar-split.json.gz``, ``directory`` a directory with its files: the driver's, or another with
+    the layer's tree. ``marks`` is the driver's then: whiteouts may have content, and are in no tree. Whether the whole has the
+    layer's diff ID is for the caller to check. Raises SourceCorrupt if the metadata is absent or damaged, LayerMismatch
     if a file that it names is missing, not a regular file, or of another size.
     """
     buffer = bytearray(CHUNK)
     view = memoryview(buffer)
     used = 0
-    with Beneath(directory) as files, closing(_opened_ahead(entries(metadata), files, directory)) as opened:
+    with _opening(directory, marks) as open_entry, closing(_opened_ahead(entries(metadata), open_entry)) as opened:
         for entry, descriptor, _ in opened:
             if descriptor is None:
                 payload = (entry.payload or b"") if entry.type == tar_split.SEGMENT else b""
@@ -83,7 +84,7 @@ class _Opened(NamedTuple):
     weight: int
 
 
-def _opened_ahead(source: Iterable[tar_split.Entry], files: Beneath, directory: Path) -> Generator[_Opened]:
+def _opened_ahead(source: Iterable[tar_split.Entry], open_entry: Callable[[tar_split.Entry], int]) -> Generator[_Opened]:
     """Yield each entry with its content opened; it is closed when the next is asked for.
 
     Files are opened some way ahead and the kernel is asked to read them, so that a cold disk has many requests at once to work
@@ -93,7 +94,7 @@ def _opened_ahead(source: Iterable[tar_split.Entry], files: Beneath, directory: 
     weight = 0
     try:
         for entry in source:
-            ahead.append(_open_and_ask(entry, files, directory))
+            ahead.append(_open_and_ask(entry, open_entry))
             weight += ahead[-1].weight
             while weight > _AHEAD:
                 yield ahead[0]
@@ -106,10 +107,10 @@ def _opened_ahead(source: Iterable[tar_split.Entry], files: Beneath, directory: 
             _close(ahead.popleft())
 
 
-def _open_and_ask(entry: tar_split.Entry, files: Beneath, directory: Path) -> _Opened:
+def _open_and_ask(entry: tar_split.Entry, open_entry: Callable[[tar_split.Entry], int]) -> _Opened:
     if entry.type != tar_split.FILE or not entry.size:
         return _Opened(entry, None, len(entry.payload or b"") + _WEIGHT_OF_AN_ENTRY)
-    descriptor = open_content(files, entry, directory)
+    descriptor = open_entry(entry)
     asked = min(entry.size, _ASKED_OF_A_FILE)
     os.posix_fadvise(descriptor, 0, asked, os.POSIX_FADV_WILLNEED)
     return _Opened(entry, descriptor, asked + _WEIGHT_OF_A_FILE)
@@ -134,7 +135,20 @@ def entries(metadata: Path) -> Iterator[tar_split.Entry]:
         raise SourceCorrupt(f"{metadata}: {error}", remedy=RESTORE_HINT) from error
 
 
-def open_content(files: Beneath, entry: tar_split.Entry, directory: Path) -> int:
+@contextmanager
+def _opening(directory: Path, marks: Path | None) -> Iterator[Callable[[tar_split.Entry], int]]:
+    """Provide what opens the content of an entry, which the caller closes; see ``read``."""
+    with Beneath(directory) as files, Beneath(marks or directory) as marked:
+
+        def open_entry(entry: tar_split.Entry) -> int:
+            if marks is not None and whiteouts.is_below_mark(entry.path):
+                return _open_content(marked, entry, marks)
+            return _open_content(files, entry, directory)
+
+        yield open_entry
+
+
+def _open_content(files: Beneath, entry: tar_split.Entry, directory: Path) -> int:
     """Return a descriptor of the regular file that holds an entry's content. Raises LayerMismatch if it is not there whole."""
     try:
         descriptor = files.open_file(entry.path)
@@ -151,14 +165,17 @@ def open_content(files: Beneath, entry: tar_split.Entry, directory: Path) -> int
     return descriptor
 
 
-def first_difference(metadata: Path, directory: Path) -> str:
-    """Say which file of a layer is not what it was, by its CRC-64: the second, slow look after a wrong diff ID."""
-    with Beneath(directory) as files:
+def first_difference(metadata: Path, directory: Path, marks: Path | None = None) -> str:
+    """Say which file of a layer is not what it was, by its CRC-64: the second, slow look after a wrong diff ID.
+
+    Arguments and errors are those of ``read``.
+    """
+    with _opening(directory, marks) as open_entry:
         for entry in entries(metadata):
             if entry.type != tar_split.FILE or not entry.size:
                 continue
             checksum = tar_split.ContentSum()
-            descriptor = open_content(files, entry, directory)
+            descriptor = open_entry(entry)
             try:
                 while data := os.read(descriptor, CHUNK):
                     checksum.update(data)

@@ -1,0 +1,1 @@
+"""Docker's graph drivers: where each keeps a layer's files, and in which form."""
