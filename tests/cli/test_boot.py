@@ -6,11 +6,15 @@ import json
 import socket
 import threading
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cli.harness import SOON, Ended, Sample, Service, command, held, start
 from transship.cli import display
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def arm(sample: Sample, *arguments: object) -> None:
@@ -136,14 +140,43 @@ def test_an_armed_file_that_is_damaged(sample: Sample) -> None:
 
 
 @pytest.mark.usefixtures("service")
-def test_a_run_that_is_in_the_way(sample: Sample) -> None:
+def test_a_run_that_goes_on_is_waited_for(sample: Sample) -> None:
     arm(sample)
-    with held(sample.layout):
+    with ExitStack() as hold:
+        hold.enter_context(held(sample.layout))
         run = sample.migrate("--detach", "--image", "low:1").report["run"]
-        ended = boot(sample)
-        assert ended.code == 6
-        assert run in ended.err
-    assert is_armed(sample)
+        with start("boot", "--state-dir", sample.state) as process:
+            try:
+                assert process.stderr is not None
+                assert process.stderr.readline().startswith(f"run {run}: ")
+                hold.close()
+                out, err = process.communicate(timeout=SOON)
+            finally:
+                process.kill()
+    assert process.returncode == 0, err
+    assert f"first run {run}, which the service goes on with" in out
+    assert sample.image_ids().items() >= sample.expected.items()
+    assert not is_armed(sample)
+
+
+@pytest.mark.usefixtures("service")
+def test_a_run_that_is_cancelled_is_not_waited_for(endless: Sample, tmp_path: Path) -> None:
+    """The other run never ends by itself."""
+    other = Sample(tmp_path / "other")
+    order = ["--source", other.source, "--target", f"oci:{other.layout}", "--state-dir", endless.state]
+    assert command("arm", *order).code == 0
+    run = endless.migrate("--detach").report["run"]
+    with start("boot", "--state-dir", endless.state) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith(f"run {run}: ")
+            assert command("cancel", "--state-dir", endless.state).code == 0
+            out, err = process.communicate(timeout=SOON)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    assert f"run {run} did not come to its end" in out
+    assert other.image_ids().items() >= other.expected.items()
 
 
 def test_what_a_power_cut_stopped_is_gone_on_with(sample: Sample, service: Service) -> None:

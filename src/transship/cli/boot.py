@@ -13,13 +13,16 @@ from transship.cli.migrate import report_of, summarise
 from transship.cli.options import add_socket, add_state_dir, overridden
 from transship.cli.output import say
 from transship.cli.service import found, missing
+from transship.client.follow import follow, under_way
 from transship.daemon.notify import Notifier
-from transship.errors import ExitCode
+from transship.errors import Detached, ExitCode, RunGoesOn, TransshipError
 from transship.text import line
 
 if TYPE_CHECKING:
     import argparse
 
+    from transship.api.models import Order, Run
+    from transship.client.client import Client
     from transship.config import Settings
     from transship.engine.progress import Snapshot
 
@@ -52,9 +55,9 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     async with found(options, settings) as client:
         if client is None:
             raise missing(settings, "see `systemctl status transship.socket`")
-        since = time.time()
-        run, begun = await client.start(order)
-        async with showing(_BootDisplay(Notifier.from_environment())) as display:
+        manager = Notifier.from_environment()
+        since, (run, begun) = time.time(), await _begun(client, order, manager)
+        async with showing(_BootDisplay(manager)) as display:
             report = await report_of(client, run, since if begun else 0, display)
     summarise(report)
     if not report.complete:
@@ -63,6 +66,28 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     await to_thread.run_sync(armed.disarm, state_dir)
     say("disarmed: the next boot does not migrate again.")
     return ExitCode.DONE
+
+
+async def _begun(client: Client, order: Order, manager: Notifier) -> tuple[Run, bool]:
+    """Have the migration begun; return its run, and whether it was not going on already. Another that goes on comes first."""
+    while True:
+        try:
+            return await client.start(order)
+        except RunGoesOn:
+            if (current := await under_way(client)) is not None and current.run is not None:
+                await _wait_for(client, current.run.id, current.since, manager)
+
+
+async def _wait_for(client: Client, run: str, since: float, manager: Notifier) -> None:
+    """Wait for what the service goes on with from before a power cut. How that ends does not matter here."""
+    say(f"first run {run}, which the service goes on with")
+    async with showing(_BootDisplay(manager)) as display:
+        try:
+            await follow(client, run, since, display)
+        except Detached:
+            raise
+        except TransshipError as error:
+            say(f"run {run} did not come to its end: {error.message}")
 
 
 class _BootDisplay(PlainDisplay):
