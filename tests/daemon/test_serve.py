@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.harness import HUB, Journey, Sample, environment
+from tests.cli.harness import HUB, Journey, Sample, add_endless_layer, environment
 from tests.daemon.harness import order
 from tests.daemon.process import SOON, Served, served
 from transship.api.models import Phase
@@ -185,27 +185,24 @@ def test_a_wrong_configuration_hinders_the_start(place: Path, tmp_path: Path) ->
     assert not (place / "s").exists()
 
 
-def test_the_manager_is_told_how_it_goes(place: Path, long: Journey) -> None:
-    with served(place, long.state, WATCHDOG_USEC="400000") as service:
+def test_the_manager_is_told_how_it_goes(place: Path, tmp_path: Path) -> None:
+    sample = Sample(tmp_path)
+    sample.builder.add_image(add_endless_layer(sample.builder), "endless:1")
+    with served(place, sample.state, WATCHDOG_USEC="400000") as service:
         assert service.manager.heard[0][1] == ["READY=1", "STATUS=idle"]
         service.manager.until("WATCHDOG=1")
-        run = under_way(service, long)
-        told = service.manager.until("STATUS=migrating")
-        if ":" not in told:  # it was still planning
-            told = service.manager.until("STATUS=migrating: ")
-        assert " steps, " in told
-        service.until_idle()
+        run = under_way(service, sample)
+        assert " steps, " in service.manager.until("STATUS=migrating: ")
+        service.manager.until("WATCHDOG=1")
+        service.http.post(f"/v1/runs/{run}/cancel").raise_for_status()
         service.manager.until("STATUS=idle")
         service.manager.until("WATCHDOG=1")
         service.signal(signal.SIGTERM)
         assert service.wait() == 0
         service.manager.rest()
-    complete(long, run, 1)
     states = [state for _, states in service.manager.heard for state in states]
     assert states[-2:] == ["STOPPING=1", "STATUS=stopping"]
     assert states.count("READY=1") == 1
-    feedings = service.manager.times("WATCHDOG=1")
-    assert max(later - earlier for earlier, later in pairwise(feedings)) < 0.4
 
 
 def test_status_is_not_told_more_than_once_a_second(place: Path, tmp_path: Path) -> None:
