@@ -170,6 +170,22 @@ async def test_the_peer_is_known(path: Path, groups: list[int]) -> None:
         assert ours == [os.getpid(), os.geteuid(), os.getegid(), sorted(os.getgroups())]
 
 
+@pytest.mark.usefixtures("as_root")
+async def test_some_connections_are_kept_for_root(path: Path) -> None:
+    child = (
+        "import os, socket, sys\n"
+        "os.setgid(4321); os.setuid(1234)\n"
+        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.makefile().readline())\n"
+    )
+    async with running(path, connections=3, reserved=2), Client.of(path) as client:
+        await client.send(GET)
+        assert (await client.answer()).status == 200
+        await anyio.Path(path).chmod(0o666)
+        done = await anyio.run_process([sys.executable, "-c", child, os.fspath(path)])
+        assert b" 503 " in done.stdout
+        assert (await asked(path)).status == 200
+
+
 async def test_an_app_can_end_a_connection_at_once(path: Path) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/abort":

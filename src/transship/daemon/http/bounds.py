@@ -12,6 +12,9 @@ class Bounds:
     connections: int = 512
     """Open connections, and requests being answered; beyond them: 503."""
 
+    reserved: int = 16
+    """Of the connections, those kept for root and for who runs the service: nobody else can keep them from acting."""
+
     head: int = 32 * 1024
     """Request line and headers of one request; beyond: 431."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ class Server:
     def __init__(self, app: Any, listening: socket.socket, bounds: Bounds) -> None:
         self._listening = listening
         self._bounds = bounds
+        self._owners = {0, os.geteuid()}
         self._config = Config(
             app,
             http=Protocol,
@@ -124,11 +126,12 @@ class Server:
     def _welcome(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         try:
-            if len(self._clients.connections) >= self._bounds.connections:
+            peer = peer_of(connected)
+            room = self._bounds.connections - (0 if peer.uid in self._owners else self._bounds.reserved)
+            if len(self._clients.connections) >= room:
                 connected.send(refusal.TOO_MANY)
                 connected.close()
                 return
-            peer = peer_of(connected)
         except OSError as error:  # the client is gone, or the kernel does not know who it is
             _log.debug("a connection was dropped", error=str(error))
             connected.close()
