@@ -72,11 +72,7 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
                 report = await migrate(request, display)
         else:
             report = await _handed_over(client, request, as_json=options.json)
-    if options.json:
-        say_json(msgspec.to_builtins(report))
-    else:
-        summarise(report)
-    return ExitCode.DONE if report.complete else ExitCode.INCOMPLETE
+    return told(report, as_json=options.json)
 
 
 async def _handed_over(client: Client, request: Request, *, as_json: bool) -> Report:
@@ -113,6 +109,15 @@ async def _detached(client: Client, request: Request, *, as_json: bool) -> ExitC
     else:
         say(f"run {run.id} goes on in the service. Follow it with `transship status --watch`.")
     return ExitCode.DONE
+
+
+def told(report: Report, *, as_json: bool) -> ExitCode:
+    """Tell how a migration ended; return DONE or INCOMPLETE."""
+    if as_json:
+        say_json(msgspec.to_builtins(report))
+    else:
+        summarise(report)
+    return ExitCode.DONE if report.complete else ExitCode.INCOMPLETE
 
 
 def summarise(report: Report) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from anyio import to_thread
 
 from transship.api.models import MAX_RUNS
 from transship.cli.display import shown
-from transship.cli.migrate import followed, summarise
+from transship.cli.migrate import followed, told
 from transship.cli.options import add_direct, add_json, add_socket, add_state_dir, overridden
-from transship.cli.output import say_json
 from transship.cli.service import found
 from transship.daemon import history
 from transship.engine.records import RunState
@@ -61,11 +59,7 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
             since = time.time()
             stopped = [each.id for each in await client.runs() if each.leg == LEG and each.state in _STOPPED]
             report = await followed(client, await client.resume(_chosen(options.run_id, stopped)), since, display)
-    if options.json:
-        say_json(msgspec.to_builtins(report))
-    else:
-        summarise(report)
-    return ExitCode.DONE if report.complete else ExitCode.INCOMPLETE
+    return told(report, as_json=options.json)
 
 
 def _stopped(state_dir: Path, run_id: str | None) -> RunRecord:
