@@ -71,6 +71,10 @@ class TransshipError(Exception):
     def __str__(self) -> str:
         return f"{self.message}; {self.remedy}" if self.remedy else self.message
 
+    def fields(self) -> dict[str, str]:
+        """Return what logs and scripts are told of it."""
+        return {"error": type(self).__name__, "message": self.message, "remedy": self.remedy}
+
 
 class UsageError(TransshipError):
     """Raised when an option, argument or setting cannot be meant as it stands."""

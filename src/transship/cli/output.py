@@ -26,8 +26,7 @@ def say_json(document: Any) -> None:
 def print_error(error: TransshipError, *, as_json: bool) -> None:
     """Tell what ended the command, and what to do about it."""
     if as_json:
-        document = {"type": "error", "error": type(error).__name__, "message": error.message, "remedy": error.remedy}
-        say_json(document | {"exit_code": int(error.exit_code)})
+        say_json({"type": "error", **error.fields(), "exit_code": int(error.exit_code)})
         return
     sys.stderr.write(f"transship: {printable(error.message)}\n")
     if error.remedy:

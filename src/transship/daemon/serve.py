@@ -107,7 +107,7 @@ class _Life:
             logging.configure(settings.log.level or LOG_LEVEL)
             _log.info("reloaded")
         except TransshipError as error:
-            _log.error("not_reloaded", error=type(error).__name__, message=error.message, remedy=error.remedy)
+            _log.error("not_reloaded", **error.fields())
         self._notifier.ready(self._state())
 
     async def _tell_manager(self) -> None:

@@ -113,7 +113,7 @@ class Supervisor:
         try:
             return await to_thread.run_sync(pledge.given, self.state_dir)
         except TransshipError as error:
-            _log.error("not_resumed", error=type(error).__name__, message=error.message, remedy=error.remedy)
+            _log.error("not_resumed", **error.fields())
             return None
 
     async def go_on(self, task: pledge.Task) -> None:
@@ -125,7 +125,7 @@ class Supervisor:
                 run = await self.rollback(task.run)
             _log.info("resumed", run=run.id)
         except TransshipError as error:
-            _log.error("not_resumed", error=type(error).__name__, message=error.message, remedy=error.remedy)
+            _log.error("not_resumed", **error.fields())
 
     async def stop(self) -> bool:
         """Take no more work; stop what goes on, within the time that the settings allow; return whether that was enough."""
@@ -211,7 +211,7 @@ class Supervisor:
                 await work(activity)
         except TransshipError as error:
             activity.error = error
-            _log.error("stopped", error=type(error).__name__, message=error.message, remedy=error.remedy)
+            _log.error("stopped", **error.fields())
         except Exception as error:  # noqa: BLE001 - a defect ends the run, not the service that tells of it
             activity.error = TransshipError(f"unexpected {type(error).__name__}: {error}", remedy="please report this")
             _log.exception("stopped")
@@ -227,7 +227,7 @@ class Supervisor:
                 await to_thread.run_sync(pledge.redeem, self.state_dir)
             await self._metrics.ended(activity, self.settings)
         except TransshipError as error:
-            _log.error("not_settled", error=type(error).__name__, message=error.message, remedy=error.remedy)
+            _log.error("not_settled", **error.fields())
         await to_thread.run_sync(give_back)
         self.before = activity
         self._become(None)
