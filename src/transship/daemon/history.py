@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from transship.api.models import Run, RunDetails, StepDetails
@@ -11,6 +12,7 @@ from transship.errors import JournalMissing, RunNotFound
 from transship.legs.containerd.report import read_report
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from transship.api.problem import Problem
@@ -29,32 +31,45 @@ def runs(state_dir: Path, skip: int, limit: int) -> tuple[list[RunRecord], int]:
 
 def record(state_dir: Path, run: str) -> RunRecord:
     """Return a run. Raises RunNotFound."""
-    try:
-        with Journal.read_only(state_dir) as journal:
-            return journal.run(run)
-    except JournalMissing:
-        raise RunNotFound(
-            f"there is no run {run}: there has been none yet", remedy="start one with `transship migrate`"
-        ) from None
+    with _journal(state_dir, run) as journal:
+        return journal.run(run)
 
 
 def counts(state_dir: Path, run: str) -> dict[str, int]:
     """Return how many steps of a run are in each state."""
-    with Journal.read_only(state_dir) as journal:
-        return {state.value: count for state, count in journal.counts(run).items()}
+    with _journal(state_dir, run) as journal:
+        return _counts(journal, run)
 
 
 def details(state_dir: Path, run: str, *, state: State | None, after: int, limit: int, problem: Problem | None) -> RunDetails:
     """Return a run, a page of its steps (see ``StepsQuery``) and its report. Raises RunNotFound."""
-    found = record(state_dir, run)
-    with Journal.read_only(state_dir) as journal:
+    with _journal(state_dir, run) as journal:
+        found = Run.of(journal.run(run))
         steps = journal.page(run, state, after, limit + 1)
+        counted = _counts(journal, run)
     page = steps[:limit]
     return RunDetails(
-        run=Run.of(found),
-        counts=counts(state_dir, run),
+        run=found,
+        counts=counted,
         steps=[StepDetails.of(step) for step in page],
         next=page[-1].seq if len(steps) > limit else None,
         report=read_report(run_directory(state_dir, run)),
         problem=problem,
     )
+
+
+@contextmanager
+def _journal(state_dir: Path, run: str) -> Iterator[Journal]:
+    """The journal, to look ``run`` up in. Raises RunNotFound if there is none."""
+    try:
+        journal = Journal.read_only(state_dir)
+    except JournalMissing:
+        raise RunNotFound(
+            f"there is no run {run}: there has been none yet", remedy="start one with `transship migrate`"
+        ) from None
+    with journal:
+        yield journal
+
+
+def _counts(journal: Journal, run: str) -> dict[str, int]:
+    return {state.value: count for state, count in journal.counts(run).items()}
