@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -20,7 +20,7 @@ from transship.api.problem import Problem
 from transship.errors import AccessDenied, Detached, RunNotFound, ServiceUnavailable, TransshipError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -93,9 +93,8 @@ class Client:
         """
         path = f"{_path(run)}/events?follow={'true' if further else 'false'}"
         headers = {"last-event-id": str(after)}
-        timeout = httpx.Timeout(_ANSWER_WITHIN, connect=_CONNECT_WITHIN)  # the service breaks a silence sooner than that
-        with self._reaching():
-            async with self._http.stream("GET", path, headers=headers, timeout=timeout) as answer:
+        with self._reaching():  # a silence on the stream the service breaks sooner than we lose patience
+            async with self._http.stream("GET", path, headers=headers) as answer:
                 if answer.is_error:
                     await answer.aread()
                     raise _error(answer)
@@ -121,30 +120,18 @@ class Client:
             raise _error(answer)
         return answer
 
-    def _reaching(self) -> _Reaching:
-        return _Reaching(self._path)
-
-
-class _Reaching:
-    """Turns what keeps us from the service into ServiceUnavailable."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, httpx.TimeoutException):
-            reason = f"no answer within {_ANSWER_WITHIN:g} s"
-        elif isinstance(error, httpx.RequestError):
-            reason = str(error) or type(error).__name__
-        else:
-            return
-        raise ServiceUnavailable(
-            f"the service at {self._path} does not answer: {reason}",
-            remedy=f"see `systemctl status transship.service`; {_WITHOUT}",
-        ) from error
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Turn what keeps us from the service into ServiceUnavailable."""
+        try:
+            yield
+        except httpx.RequestError as error:
+            late = isinstance(error, httpx.TimeoutException)
+            reason = f"no answer within {_ANSWER_WITHIN:g} s" if late else str(error) or type(error).__name__
+            raise ServiceUnavailable(
+                f"the service at {self._path} does not answer: {reason}",
+                remedy=f"see `systemctl status transship.service`; {_WITHOUT}",
+            ) from error
 
 
 @asynccontextmanager
