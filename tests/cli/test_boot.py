@@ -14,6 +14,7 @@ from tests.cli.harness import SOON, Ended, Sample, Service, command, held, start
 from transship.cli import display
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -25,6 +26,20 @@ def arm(sample: Sample, *arguments: object) -> None:
 
 def boot(sample: Sample) -> Ended:
     return command("boot", "--state-dir", sample.state)
+
+
+def boot_that_waits(sample: Sample, run: str, end: Callable[[], object]) -> str:
+    """Boot while the service is at ``run``; when that is shown call ``end``, and return what the boot prints until its end."""
+    with start("boot", "--state-dir", sample.state) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith(f"run {run}: ")
+            end()
+            out, err = process.communicate(timeout=SOON)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    return out
 
 
 def is_armed(sample: Sample) -> bool:
@@ -145,15 +160,7 @@ def test_a_run_that_goes_on_is_waited_for(sample: Sample) -> None:
     with ExitStack() as hold:
         hold.enter_context(held(sample.layout))
         run = sample.migrate("--detach", "--image", "low:1").report["run"]
-        with start("boot", "--state-dir", sample.state) as process:
-            try:
-                assert process.stderr is not None
-                assert process.stderr.readline().startswith(f"run {run}: ")
-                hold.close()
-                out, err = process.communicate(timeout=SOON)
-            finally:
-                process.kill()
-    assert process.returncode == 0, err
+        out = boot_that_waits(sample, run, hold.close)
     assert f"first run {run}, which the service goes on with" in out
     assert sample.image_ids().items() >= sample.expected.items()
     assert not is_armed(sample)
@@ -166,15 +173,11 @@ def test_a_run_that_is_cancelled_is_not_waited_for(endless: Sample, tmp_path: Pa
     order = ["--source", other.source, "--target", f"oci:{other.layout}", "--state-dir", endless.state]
     assert command("arm", *order).code == 0
     run = endless.migrate("--detach").report["run"]
-    with start("boot", "--state-dir", endless.state) as process:
-        try:
-            assert process.stderr is not None
-            assert process.stderr.readline().startswith(f"run {run}: ")
-            assert command("cancel", "--state-dir", endless.state).code == 0
-            out, err = process.communicate(timeout=SOON)
-        finally:
-            process.kill()
-    assert process.returncode == 0, err
+
+    def cancel() -> None:
+        assert command("cancel", "--state-dir", endless.state).code == 0
+
+    out = boot_that_waits(endless, run, cancel)
     assert f"run {run} did not come to its end" in out
     assert other.image_ids().items() >= other.expected.items()
 
@@ -187,15 +190,7 @@ def test_what_a_power_cut_stopped_is_gone_on_with(sample: Sample, service: Servi
         run = sample.migrate("--detach").report["run"]
         service.kill()
         service.start()
-        with start("boot", "--state-dir", sample.state) as process:
-            try:
-                assert process.stderr is not None
-                assert process.stderr.readline().startswith(f"run {run}: ")
-                hold.close()
-                out, err = process.communicate(timeout=SOON)
-            finally:
-                process.kill()
-    assert process.returncode == 0, err
+        out = boot_that_waits(sample, run, hold.close)
     assert f"run {run} is done." in out
     assert not is_armed(sample)
 
