@@ -49,6 +49,8 @@ class Summary:
 
     ``done`` counts all steps done, ``skipped`` those of them that did not have to run. ``failed`` and ``blocked`` are in
     the order in which they were left out. ``bytes`` were read by steps in this attempt, in ``seconds``.
+
+    Of a run in several parts, each of which is planned from what the one before left, it counts all parts so far.
     """
 
     run: str
@@ -62,6 +64,25 @@ class Summary:
     bytes: int
     seconds: float
 
+    def after(self, earlier: Summary | None) -> Summary:
+        """Return how the run stands when ``earlier`` are the parts before this one."""
+        if earlier is None:
+            return self
+        states = {earlier.state, self.state}
+        worst = next(state for state in (RunState.INTERRUPTED, RunState.INCOMPLETE, RunState.DONE) if state in states)
+        return Summary(
+            run=self.run,
+            state=worst,
+            steps=earlier.steps + self.steps,
+            done=earlier.done + self.done,
+            skipped=earlier.skipped + self.skipped,
+            created=earlier.created + self.created,
+            failed=earlier.failed + self.failed,
+            blocked=earlier.blocked + self.blocked,
+            bytes=earlier.bytes + self.bytes,
+            seconds=earlier.seconds + self.seconds,
+        )
+
 
 async def run(
     plan: Plan,
@@ -72,6 +93,8 @@ async def run(
     limits: Mapping[Resource, int],
     emit: EventSink,
     progress: Progress,
+    earlier: Summary | None = None,
+    last: bool = True,
 ) -> Summary:
     """Run the steps of ``plan``, journal each outcome under ``run_id`` (a started run) and end the run in the journal.
 
@@ -82,12 +105,15 @@ async def run(
     An error of FATAL, of the journal or of ``emit``, any other kind of error (a defect), and cancellation stop the run:
     threads stop at their next look, what was finished is journalled, the run ends ``interrupted``, and the error or
     cancellation is raised. Raises ValueError if a resource has no limit.
+
+    A run may have several parts, each a plan: ``earlier`` says how those before went, and unless this is the ``last`` the run
+    does not end with it, but when it is stopped.
     """
     for resource in {step.resource for step in plan}:
         if limits.get(resource, 0) < 1:
             raise ValueError(f"no limit for {resource.name} steps")
     runner = _Runner(plan, journal=journal, run_id=run_id, standing=standing, limits=limits, emit=emit, progress=progress)
-    return await runner.run()
+    return await runner.run(earlier, last=last)
 
 
 class _Runner:
@@ -125,7 +151,7 @@ class _Runner:
         self._blocked: list[str] = []
         self._begun = time.monotonic()
 
-    async def run(self) -> Summary:
+    async def run(self, earlier: Summary | None, *, last: bool) -> Summary:
         state = RunState.INTERRUPTED
         failure: Exception | None = None
         try:
@@ -140,7 +166,9 @@ class _Runner:
             failure = first_error(group)
         finally:
             with CancelScope(shield=True):
-                summary = await self._end(state)
+                summary = self._summary(state).after(earlier)
+                if last or state is RunState.INTERRUPTED:
+                    await self._end(summary)
         if failure:
             raise failure
         return summary
@@ -154,9 +182,8 @@ class _Runner:
             RunStarted(self._run, time.time(), record.leg, record.attempts, len(self._plan), cost.bytes, cost.files)
         )
 
-    async def _end(self, state: RunState) -> Summary:
-        await to_thread.run_sync(self._journal.end_run, self._run, state, limiter=self._journal_limiter)
-        summary = Summary(
+    def _summary(self, state: RunState) -> Summary:
+        return Summary(
             run=self._run,
             state=state,
             steps=len(self._plan),
@@ -168,21 +195,23 @@ class _Runner:
             bytes=self._counts["bytes"],
             seconds=time.monotonic() - self._begun,
         )
+
+    async def _end(self, summary: Summary) -> None:
+        await to_thread.run_sync(self._journal.end_run, self._run, summary.state, limiter=self._journal_limiter)
         await self._emit(
             RunEnded(
                 self._run,
                 time.time(),
-                state,
+                summary.state,
                 done=summary.done,
                 skipped=summary.skipped,
                 failed=len(summary.failed),
                 blocked=len(summary.blocked),
-                remaining=summary.steps - len(self._states),
+                remaining=len(self._plan) - len(self._states),
                 bytes=summary.bytes,
                 seconds=summary.seconds,
             )
         )
-        return summary
 
     def _make_ready(self, step: Step) -> None:
         heappush(self._ready[step.resource], (-self._plan.urgency[step.key], self._places[step.key], step.key))
