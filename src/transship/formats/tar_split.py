@@ -7,7 +7,7 @@ size of its content in bytes and the content's CRC-64 (ISO polynomial, 8 bytes b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import fastcrc
 import msgspec
@@ -17,6 +17,9 @@ from transship.formats.compression import gunzipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+    from _typeshed import ReadableBuffer
 
 FILE = 1
 SEGMENT = 2
@@ -25,6 +28,7 @@ MAX_ENTRY = 32 << 20
 """Longest JSON line accepted, in bytes. Docker cuts segments at 1 MiB; only a member's own PAX headers can be longer."""
 
 _READ_SIZE = 256 << 10
+_WRITE_SIZE = 64 << 10
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -79,18 +83,41 @@ def _decode(lines: bytes) -> Iterator[Entry]:
 
 def write(file: BinaryIO, entries: Iterable[Entry]) -> None:
     """Write ``entries`` as Docker's packer does: gzip, one object a line, absent fields left out."""
-    with igzip.IGzipFile(fileobj=file, mode="wb", mtime=0) as packed:
+    with Writer(file) as writer:
         for entry in entries:
-            document: dict[str, object] = {"type": entry.type}
-            if entry.name:
-                document["name"] = entry.name
-            if entry.name_raw is not None:
-                document["name_raw"] = entry.name_raw
-            if entry.size:
-                document["size"] = entry.size
-            document["payload"] = entry.payload
-            document["position"] = entry.position
-            packed.write(_encoder.encode(document) + b"\n")
+            writer.add(entry)
+
+
+class Writer:
+    """Writes entries to ``file`` one by one, in Docker's form. A context manager, at whose end the gzip is complete."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._packed = igzip.IGzipFile(fileobj=file, mode="wb", mtime=0)
+        self._lines = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._packed:
+            self._packed.write(self._lines)
+
+    def add(self, entry: Entry) -> None:
+        """Write ``entry``. Raises OSError."""
+        document: dict[str, object] = {"type": entry.type}
+        if entry.name:
+            document["name"] = entry.name
+        if entry.name_raw is not None:
+            document["name_raw"] = entry.name_raw
+        if entry.size:
+            document["size"] = entry.size
+        document["payload"] = entry.payload
+        document["position"] = entry.position
+        self._lines += _encoder.encode(document)
+        self._lines += b"\n"
+        if len(self._lines) >= _WRITE_SIZE:
+            self._packed.write(self._lines)
+            self._lines.clear()
 
 
 class ContentSum:
@@ -99,7 +126,7 @@ class ContentSum:
     def __init__(self) -> None:
         self._value = 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: ReadableBuffer) -> None:
         """Add ``data``."""
         self._value = fastcrc.crc64.go_iso(data, self._value)
 
