@@ -16,7 +16,7 @@ from transship.engine.journal import Journal
 from transship.engine.plan import Plan
 from transship.engine.progress import Amount, Progress
 from transship.engine.records import RunState
-from transship.engine.run import Summary, run
+from transship.engine.run import run
 from transship.engine.step import Context, Cost, Resource, Result, State, Step, Value
 from transship.errors import (
     JournalError,
@@ -31,6 +31,8 @@ from transship.errors import (
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterable, Mapping
+
+    from transship.engine.summary import Summary
 
 pytestmark = pytest.mark.anyio
 
@@ -83,7 +85,15 @@ class Attempts:
     def start(self) -> str:
         return self.journal.start_run("leg", "scope", {})
 
-    async def go(self, steps: Iterable[Step], run_id: str, limits: Mapping[Resource, int] = LIMITS) -> Summary:
+    async def go(
+        self,
+        steps: Iterable[Step],
+        run_id: str,
+        limits: Mapping[Resource, int] = LIMITS,
+        *,
+        earlier: Summary | None = None,
+        last: bool = True,
+    ) -> Summary:
         plan = Plan(steps)
         self.events = []
         self.progress = Progress(plan)
@@ -100,7 +110,12 @@ class Attempts:
             limits=limits,
             emit=emit,
             progress=self.progress,
+            earlier=earlier,
+            last=last,
         )
+
+    async def state(self, run_id: str) -> RunState:
+        return (await to_thread.run_sync(self.journal.run, run_id)).state
 
     def of(self, kind: type[Event]) -> list[str]:
         return [
@@ -569,3 +584,40 @@ async def test_any_plan_ends_as_its_failures_say(shape: list[tuple[set[int], set
     for number, (needs, after, _) in enumerate(shape):
         if number in ended:
             assert all(ended.index(n) < ended.index(number) for n in needs | after if n in ended)
+
+
+async def test_a_run_of_several_parts_ends_with_the_last(world: World, attempts: Attempts) -> None:
+    run_id = await to_thread.run_sync(attempts.start)
+    first = await attempts.go([world.step("a", size=3), world.step("b")], run_id, last=False)
+    assert not any(isinstance(event, RunEnded) for event in attempts.events)
+    assert await attempts.state(run_id) is RunState.RUNNING
+    second = await attempts.go([world.step("c", size=4)], run_id, earlier=first)
+    assert (second.state, second.steps, second.done, second.created) == (RunState.DONE, 3, 3, 3)
+    [ended] = [event for event in attempts.events if isinstance(event, RunEnded)]
+    assert (ended.state, ended.done, ended.remaining) == (RunState.DONE, 3, 0)
+    assert await attempts.state(run_id) is RunState.DONE
+
+
+async def test_what_failed_in_an_early_part_is_not_forgotten(world: World, attempts: Attempts) -> None:
+    run_id = await to_thread.run_sync(attempts.start)
+
+    def fail(_: Context) -> None:
+        raise SourceCorrupt("a is damaged")
+
+    first = await attempts.go([world.step("a", body=fail), world.step("b", ("a",))], run_id, last=False)
+    second = await attempts.go([world.step("c")], run_id, earlier=first)
+    assert second.state is RunState.INCOMPLETE
+    assert ([failure.key for failure in second.failed], second.blocked) == (["a"], ("b",))
+    assert await attempts.state(run_id) is RunState.INCOMPLETE
+
+
+async def test_a_part_that_is_stopped_ends_the_run(world: World, attempts: Attempts) -> None:
+    run_id = await to_thread.run_sync(attempts.start)
+
+    def fail(_: Context) -> None:
+        raise TargetUnavailable("it is gone")
+
+    with pytest.raises(TargetUnavailable):
+        await attempts.go([world.step("a", body=fail)], run_id, last=False)
+    assert await attempts.state(run_id) is RunState.INTERRUPTED
+    assert any(isinstance(event, RunEnded) for event in attempts.events)

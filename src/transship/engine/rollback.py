@@ -11,8 +11,9 @@ from anyio import CancelScope, to_thread
 
 from transship.engine.events import RollbackStarted, RunEnded, StepFailed, StepUndone
 from transship.engine.records import ErrorInfo, RunState
-from transship.engine.run import FATAL, Failure
+from transship.engine.run import FATAL
 from transship.engine.step import Value
+from transship.engine.summary import Failure
 from transship.errors import JournalError, TransshipError
 
 if TYPE_CHECKING:
