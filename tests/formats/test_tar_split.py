@@ -217,3 +217,12 @@ def test_every_file_of_a_real_store(docker_fixture: Callable[[str], Path]) -> No
                 content = ContentSum()
                 content.update(data)
                 assert (content.digest(), len(data)) == (entry.payload, entry.size)
+
+
+def test_names_are_written_as_go_writes_them() -> None:
+    name = "a<b>&\u2028\u2029\b\f\n\x01é\\"
+    written = rb"a\u003cb\u003e\u0026\u2028\u2029\u0008\u000c\n\u0001" + "é".encode() + rb"\\"
+    file = io.BytesIO()
+    tar_split.write(file, [Entry(FILE, name=name, payload=None)])
+    assert gzip.decompress(file.getvalue()) == b'{"type":1,"name":"' + written + b'","payload":null,"position":0}\n'
+    assert [entry.name for entry in tar_split.read(io.BytesIO(file.getvalue()))] == [name]

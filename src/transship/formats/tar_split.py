@@ -7,12 +7,14 @@ size of its content in bytes and the content's CRC-64 (ISO polynomial, 8 bytes b
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 import fastcrc
 import msgspec
 from isal import igzip
 
+from transship.formats import go_json
 from transship.formats.compression import gunzipped
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ MAX_ENTRY = 32 << 20
 """Longest JSON line accepted, in bytes. Docker cuts segments at 1 MiB; only a member's own PAX headers can be longer."""
 
 _READ_SIZE = 256 << 10
+_ESCAPED = re.compile("[<>&\u2028\u2029\b\f]")
+"""What Go's encoder writes in another way than msgspec's, which is several times as fast as ours."""
 _WRITE_SIZE = 64 << 10
 
 
@@ -106,7 +110,7 @@ class Writer:
         """Write ``entry``. Raises OSError."""
         document: dict[str, object] = {"type": entry.type}
         if entry.name:
-            document["name"] = entry.name
+            document["name"] = msgspec.Raw(go_json.quote(entry.name)) if _ESCAPED.search(entry.name) else entry.name
         if entry.name_raw is not None:
             document["name_raw"] = entry.name_raw
         if entry.size:

@@ -9,12 +9,13 @@ import errno
 import os
 import stat
 from collections import deque
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from transship.errors import LayerMismatch, SourceCorrupt
-from transship.files.beneath import Beneath
+from transship.files.beneath import FILE_FLAGS, Beneath, open_unseen
 from transship.formats import tar_split, whiteouts
+from transship.stores.docker import small_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -43,10 +44,24 @@ def read(metadata: Path, directory: Path, marks: Path | None = None) -> Iterator
     layer's diff ID is for the caller to check. Raises SourceCorrupt if the metadata is absent or damaged, LayerMismatch
     if a file that it names is missing, not a regular file, or of another size.
     """
+    return assembled(entries(metadata), directory, marks)
+
+
+def assembled(
+    source: Iterable[tar_split.Entry],
+    directory: Path,
+    marks: Path | None = None,
+    settle: Callable[[tar_split.Entry, bytes | None], None] | None = None,
+) -> Iterator[memoryview]:
+    """Yield the tar stream that the entries of ``source`` describe; everything else is as for ``read``.
+
+    ``settle``, if given, is called with each entry when its bytes have been read, and the CRC-64 of its content, None if it
+    has none.
+    """
     buffer = bytearray(CHUNK)
     view = memoryview(buffer)
     used = 0
-    with _opening(directory, marks) as open_entry, closing(_opened_ahead(entries(metadata), open_entry)) as opened:
+    with _opening(directory, marks) as open_entry, closing(_opened_ahead(source, open_entry)) as opened:
         for entry, descriptor, _ in opened:
             if descriptor is None:
                 payload = (entry.payload or b"") if entry.type == tar_split.SEGMENT else b""
@@ -59,21 +74,35 @@ def read(metadata: Path, directory: Path, marks: Path | None = None) -> Iterator
                 else:
                     view[used : used + length] = payload
                     used += length
+                if settle:
+                    settle(entry, None)
                 continue
             left = entry.size
+            content = tar_split.ContentSum() if settle else None
             while left:
                 if used == CHUNK:
                     yield view
                     used = 0
-                got = os.readv(descriptor, [view[used : used + left]])
-                if not got:
-                    raise LayerMismatch(
-                        f"{shown(directory, entry)} shrank while it was read", remedy="stop whatever writes to the store"
-                    )
+                got = _read_some(descriptor, view[used : used + left], directory, entry)
+                if content:
+                    content.update(view[used : used + got])
                 used += got
                 left -= got
+            if settle and content:
+                settle(entry, content.digest())
     if used:
         yield view[:used]
+
+
+def _read_some(descriptor: int, place: memoryview, directory: Path, entry: tar_split.Entry) -> int:
+    """Read the next of a file's content into ``place`` and return how many bytes came. Raises SourceCorrupt, LayerMismatch."""
+    try:
+        got = os.readv(descriptor, [place])
+    except OSError as error:
+        raise _unreadable(shown(directory, entry), error) from error
+    if not got:
+        raise LayerMismatch(f"{shown(directory, entry)} shrank while it was read", remedy="stop whatever writes to the store")
+    return got
 
 
 class _Opened(NamedTuple):
@@ -125,7 +154,8 @@ def _close(opened: _Opened) -> int:
 def entries(metadata: Path) -> Iterator[tar_split.Entry]:
     """Yield a layer's tar-split entries. Raises SourceCorrupt if they are absent or damaged, naming the file."""
     try:
-        with metadata.open("rb") as file:
+        with os.fdopen(open_unseen(metadata, FILE_FLAGS), "rb") as file:
+            _ensure_content(os.fstat(file.fileno()))
             yield from tar_split.read(file)
     except FileNotFoundError as error:
         raise SourceCorrupt(
@@ -135,10 +165,23 @@ def entries(metadata: Path) -> Iterator[tar_split.Entry]:
         raise SourceCorrupt(f"{metadata}: {error}", remedy=RESTORE_HINT) from error
 
 
+def _ensure_content(status: os.stat_result) -> None:
+    """Raise ValueError unless this is a regular file with something in it: nothing at all passes for gzip data."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    if not status.st_size:
+        raise ValueError("empty")
+
+
 @contextmanager
 def _opening(directory: Path, marks: Path | None) -> Iterator[Callable[[tar_split.Entry], int]]:
     """Provide what opens the content of an entry, which the caller closes; see ``read``."""
-    with Beneath(directory) as files, Beneath(marks or directory) as marked:
+    with ExitStack() as opened:
+        try:
+            files = opened.enter_context(Beneath(directory))
+            marked = opened.enter_context(Beneath(marks or directory))
+        except OSError as error:
+            raise _unreadable(os.fsdecode(error.filename), error) from error
 
         def open_entry(entry: tar_split.Entry) -> int:
             if marks is not None and whiteouts.is_below_mark(entry.path):
@@ -146,6 +189,10 @@ def _opening(directory: Path, marks: Path | None) -> Iterator[Callable[[tar_spli
             return _open_content(files, entry, directory)
 
         yield open_entry
+
+
+def _unreadable(path: str, error: OSError) -> SourceCorrupt:
+    return SourceCorrupt(f"cannot read {path}: {error.strerror}", remedy=small_files.READ_REMEDY)
 
 
 def _open_content(files: Beneath, entry: tar_split.Entry, directory: Path) -> int:
