@@ -1,4 +1,4 @@
-"""Finding a Docker data root, and the graph driver whose store in it is to be read."""
+"""Finding a Docker data root, of which generation its store is, and the graph driver whose store in it is to be read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import os
 import re
 import stat
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 
 from transship.errors import SourceCorrupt, SourceError, SourceMissing, SourceUnsupported
 from transship.stores.docker import small_files
 from transship.stores.docker.drivers.known import DRIVERS
-from transship.stores.docker.store import Store, read_store
+from transship.stores.graph.images import SHORT_ID
+from transship.stores.graph.store import layers_by_driver
 
 DEFAULT_ROOT = Path("/var/lib/docker")
 DEFAULT_DAEMON_JSON = Path("/etc/docker/daemon.json")
@@ -41,13 +42,38 @@ class _Drivers:
     all: tuple[str, ...]
 
 
-def open_store(source: Path | None, daemon_json: Path = DEFAULT_DAEMON_JSON, driver: str | None = None) -> Store:
-    """Find the store in the data root ``source`` and read it.
+class Generation(Enum):
+    """How Docker kept its images."""
+
+    BEFORE_DRIVERS = "pre-0.7"
+    """Files beside metadata, ``graph/<ID>/layer`` (Docker up to 0.6)."""
+    GRAPH = "v1"
+    """``graph/<ID>`` and graph drivers' directories (Docker 0.7 to 1.9)."""
+    CONTENT_ADDRESSABLE = "content-addressable"
+    """``image/<driver>`` (Docker from 1.10)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A store that has been found: its data root and graph driver. ``other_drivers`` have images in the same root."""
+
+    root: Path
+    driver: str
+    other_drivers: tuple[str, ...]
+    generation: Generation
+
+
+def locate(
+    source: Path | None, daemon_json: Path = DEFAULT_DAEMON_JSON, driver: str | None = None, *, old: bool = False
+) -> Place:
+    """Find the store in the data root ``source``.
 
     Without ``source``: the data root that ``daemon_json`` names, else /var/lib/docker. Without ``driver``: the one that
-    ``daemon_json`` names, if ``source`` is its data root, else the one that has images, dockerd's favourite first. Raises
-    SourceMissing if there is no store, SourceUnsupported if it is of a kind that cannot be read, SourceError if it cannot be
-    read for another reason. Damage to single things is among the store's ``problems`` and ``broken``.
+    ``daemon_json`` names, if ``source`` is its data root, else the one that has images, dockerd's favourite first. A store of
+    the v1 generation counts if there is none with images that is content-addressable, or if the ``old`` one is wanted.
+
+    Raises SourceMissing if there is no store, SourceUnsupported if it is of a kind that cannot be read, SourceError if it
+    cannot be read for another reason.
     """
     settings = _read_daemon_json(daemon_json)
     usual_root = Path(settings.data_root or settings.graph or DEFAULT_ROOT)
@@ -55,10 +81,37 @@ def open_store(source: Path | None, daemon_json: Path = DEFAULT_DAEMON_JSON, dri
     _ensure_directory(root)
     _refuse_remapped(root)
     drivers = _find_drivers(root)
-    if driver is None and (source is None or _same(root, usual_root)):
-        driver = settings.storage_driver or None
-    chosen = _choose(root, drivers, driver)
-    return read_store(root, chosen, tuple(name for name in drivers.with_images if name != chosen))
+    usual = settings.storage_driver or None if source is None or _same(root, usual_root) else None
+    if old or not drivers.with_images or (driver is not None and driver not in drivers.with_images):
+        place = _find_old(root, driver, usual)
+        if place is not None:
+            return place
+    if old:
+        raise SourceMissing(f"{root} has no v1 store (graph/): there is nothing to be upgraded in it", remedy=_GIVE_SOURCE)
+    chosen = _choose(root, drivers, driver if driver is not None else usual)
+    others = tuple(name for name in drivers.with_images if name != chosen)
+    return Place(root, chosen, others, Generation.CONTENT_ADDRESSABLE)
+
+
+def _find_old(root: Path, wanted: str | None, usual: str | None) -> Place | None:
+    """Return the store of Docker 1.9 or older, None if there is none with layers of ``wanted``, if that is given."""
+    ids = [entry.name for entry in small_files.entries(root / "graph") if SHORT_ID.fullmatch(entry.name)]
+    found = list(layers_by_driver(root, ids))
+    driver = wanted or (usual if usual in found else next((name for name in found if name in DRIVERS), None))
+    if driver is None and found:
+        raise SourceUnsupported(f"{root} has a v1 store of the graph driver {found[0]}", remedy=_known_drivers())
+    if driver not in found:
+        return None
+    if driver not in DRIVERS:
+        raise SourceUnsupported(f"{root} has a v1 store of the graph driver {driver}", remedy=_known_drivers())
+    relocated = not any(_stat(root / "graph" / image_id / "layer") for image_id in ids)
+    generation = Generation.GRAPH if driver != "aufs" or relocated else Generation.BEFORE_DRIVERS
+    return Place(root, driver, tuple(name for name in found if name != driver), generation)
+
+
+def _known_drivers() -> str:
+    *known, last = DRIVERS
+    return f"only {', '.join(known)} and {last} can be moved yet"
 
 
 def _read_daemon_json(path: Path) -> _DaemonJson:
@@ -111,32 +164,17 @@ def _preference(driver: str) -> tuple[int, str]:
 def _choose(root: Path, drivers: _Drivers, wanted: str | None) -> str:
     candidates = drivers.with_images or drivers.all
     if wanted is None and not candidates:
-        _refuse_without_store(root)
+        raise SourceMissing(
+            f"no Docker store here: {root} has neither image/<driver> nor graph/",
+            remedy=f"{_GIVE_SOURCE}; a daemon with the containerd image store keeps no images there",
+        )
     driver = candidates[0] if wanted is None else wanted
     if driver not in DRIVERS:
-        *known, last = DRIVERS
-        raise SourceUnsupported(
-            f"{root} has a store of the graph driver {driver}",
-            remedy=f"only {', '.join(known)} and {last} can be moved yet",
-        )
+        raise SourceUnsupported(f"{root} has a store of the graph driver {driver}", remedy=_known_drivers())
     if driver not in drivers.all:
         others = f", but of {', '.join(drivers.all)}" if drivers.all else ""
         raise SourceMissing(f"{root} has no store of the graph driver {driver}{others}", remedy=_GIVE_SOURCE)
     return driver
-
-
-def _refuse_without_store(root: Path) -> NoReturn:
-    if _stat(root / "graph") is not None and _stat(root / "image") is None:
-        if any(_stat(root / "graph" / entry.name / "layer") is not None for entry in small_files.entries(root / "graph")):
-            raise SourceUnsupported(f"{root} is a store of Docker 0.6 or older (graph/<id>/layer)", remedy=_TOO_OLD)
-        raise SourceUnsupported(f"{root} is a v1 store, of Docker 0.7 to 1.9 (graph/)", remedy=_TOO_OLD)
-    raise SourceMissing(
-        f"no Docker store here: {root} has no image/<driver>",
-        remedy=f"{_GIVE_SOURCE}; a daemon with the containerd image store keeps no images there",
-    )
-
-
-_TOO_OLD = "stores older than Docker 1.10 cannot be moved yet"
 
 
 def _same(one: Path, other: Path) -> bool:

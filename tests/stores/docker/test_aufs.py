@@ -210,3 +210,24 @@ def test_any_other_link_is_named(relocated: Relocated, tmp_path: Path, damage: o
     message = store.broken[relocated.image].message
     assert f"{relocated.link} is a link to " in message
     assert f"which is no directory in {relocated.builder.root}" in message
+
+
+def test_a_layer_that_nobody_has_moved_is_read_where_it_is(relocated: Relocated) -> None:
+    store = relocated.read()
+    assert (store.problems, store.broken) == ((), {})
+    assert store.layers[relocated.top].driver_directory == relocated.place.resolve()
+    assert read(relocated.builder, relocated.top, TreeForm.FULL) == {"/": "dir", "/a": "file", "/b": "file"}
+
+
+def test_the_drivers_own_place_counts_first(relocated: Relocated) -> None:
+    shutil.copytree(relocated.place, relocated.link)
+    assert relocated.read().layers[relocated.top].driver_directory == relocated.link
+
+
+@pytest.mark.parametrize("level", ["layer", "image"])
+def test_the_older_place_is_never_a_link(relocated: Relocated, tmp_path: Path, level: str) -> None:
+    place = relocated.place if level == "layer" else relocated.place.parent
+    place.rename(tmp_path / "outside")
+    place.symlink_to(tmp_path / "outside")
+    store = relocated.read()
+    assert store.broken[relocated.image].message.endswith(f"{relocated.link} is missing")

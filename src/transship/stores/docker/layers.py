@@ -16,6 +16,7 @@ from transship.stores.docker import small_files
 from transship.stores.docker.drivers.driver import RESTORE_HINT
 from transship.stores.docker.drivers.known import DRIVERS
 from transship.stores.docker.problem import Problem
+from transship.stores.docker.reduced import is_reduced
 
 if TYPE_CHECKING:
     import os
@@ -57,8 +58,8 @@ class LayerDb:
     problems: list[Problem]
 
 
-def read_layers(root: Path, driver: str) -> LayerDb:
-    """Read the layerdb of ``driver`` under the data root ``root``.
+def read_layers(root: Path, metadata: Path, driver: str) -> LayerDb:
+    """Read the layerdb of ``driver`` in the directory ``metadata``; the layers' files are in the data root ``root``.
 
     A layer that is damaged itself is a problem; one whose parent is damaged is not told of again, but is in ``damaged``
     too. Raises SourceError if the layerdb itself cannot be listed.
@@ -66,7 +67,7 @@ def read_layers(root: Path, driver: str) -> LayerDb:
     found: dict[Digest, Layer] = {}
     damaged: dict[Digest, SourceCorrupt] = {}
     problems: list[Problem] = []
-    for entry in small_files.entries(root / "image" / driver / "layerdb" / "sha256"):
+    for entry in small_files.entries(metadata / "image" / driver / "layerdb" / "sha256"):
         try:
             chain_id = digest.from_hex(entry.name)
         except ValueError:
@@ -121,9 +122,14 @@ def _read_layer(root: Path, driver: str, chain_id: Digest, entry: os.DirEntry[st
     size = _required(entry.path, "size")
     if not _SIZE.fullmatch(size):
         raise SourceCorrupt(f"{entry.path}/size is not a number: {size[:100]!r}", remedy=RESTORE_HINT)
-    return Layer(
-        chain_id, diff_id, cache_id, parent, int(size), Path(entry.path), _driver_directory(root, driver, chain_id, cache_id)
-    )
+    directory = _driver_directory(root, driver, chain_id, cache_id)
+    layer = Layer(chain_id, diff_id, cache_id, parent, int(size), Path(entry.path), directory)
+    if driver == "aufs" and is_reduced(layer.tar_split, cache_id):
+        raise SourceCorrupt(
+            f"layer {chain_id}: Docker 1.10 kept a link of it and nothing else, when it migrated {directory}",
+            remedy="make it anew with `transship migrate --target docker`, from what is in graph/, then move it",
+        )
+    return layer
 
 
 def _required(directory: str, name: str) -> str:

@@ -11,7 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from transship.errors import SourceCorrupt, SourceError
-from transship.files.beneath import FILE_FLAGS
+from transship.files.beneath import FILE_FLAGS, open_unseen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def read(path: str, limit: int) -> bytes | None:
     Raises SourceCorrupt if it is not a regular file, is longer than ``limit`` bytes, or cannot be read.
     """
     try:
-        descriptor = os.open(path, FILE_FLAGS)
+        descriptor = open_unseen(path, FILE_FLAGS)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):

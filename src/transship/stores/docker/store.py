@@ -30,13 +30,13 @@ class Store:
     ``images`` are whole as far as metadata tell: the config has the digest that is its ID, and every layer of ``chain_ids`` is
     in ``layers``; a ``parent`` is in ``images`` too. ``broken`` are the images that have an entry and cannot be moved, and why.
     ``references`` are all names in use, canonical, tagged or with a digest, those of broken and absent images included.
-    ``problems`` are the causes: everything that is not as it should be, each told once. ``other_drivers`` have images in the
-    same root which this store does not show.
+    ``problems`` are the causes: everything that is not as it should be, each told once. ``metadata`` is the directory with
+    ``image/``: the data root ``root``, or where the metadata of an older root were made anew.
     """
 
     root: Path
+    metadata: Path
     driver: str
-    other_drivers: tuple[str, ...]
     images: dict[Digest, Image]
     layers: dict[Digest, Layer]
     broken: dict[Digest, SourceCorrupt]
@@ -49,16 +49,17 @@ class Store:
 
     def registry_blobs(self, diff_id: Digest) -> tuple[RegistryBlob, ...]:
         """Return the blobs that a layer is known under in registries. Raises SourceCorrupt if that cannot be read."""
-        return distribution.registry_blobs(self.root / "image" / self.driver, diff_id)
+        return distribution.registry_blobs(self.metadata / "image" / self.driver, diff_id)
 
 
-def read_store(root: Path, driver: str, other_drivers: tuple[str, ...] = ()) -> Store:
-    """Read the store of ``driver``, one of ``DRIVERS``, in the data root ``root``.
+def read_store(root: Path, driver: str, metadata: Path | None = None) -> Store:
+    """Read the store of ``driver``, one of ``DRIVERS``, in the data root ``root``; ``metadata`` as in ``Store``.
 
     Damage to single things is among what is returned. Raises SourceError if a directory of the store cannot be listed.
     """
-    image_root = root / "image" / driver
-    layer_db = read_layers(root, driver)
+    metadata = metadata or root
+    image_root = metadata / "image" / driver
+    layer_db = read_layers(root, metadata, driver)
     problems = list(layer_db.problems)
     configs: dict[Digest, tuple[bytes, ImageConfig]] = {}
     broken: dict[Digest, SourceCorrupt] = {}
@@ -75,9 +76,7 @@ def read_store(root: Path, driver: str, other_drivers: tuple[str, ...] = ()) -> 
     whole = {image_id: config for image_id, config in configs.items() if image_id not in broken}
     images = _images(image_root, whole, names, problems)
     problems += _dangling_names(names, entries.keys())
-    return Store(
-        root, driver, other_drivers, images, layer_db.layers, broken, names.tags | names.digest_references, tuple(problems)
-    )
+    return Store(root, metadata, driver, images, layer_db.layers, broken, names.tags | names.digest_references, tuple(problems))
 
 
 def _without_layers(configs: dict[Digest, tuple[bytes, ImageConfig]], layer_db: LayerDb) -> dict[Digest, SourceCorrupt]:

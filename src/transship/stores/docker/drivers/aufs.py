@@ -31,6 +31,10 @@ class Aufs:
         place = root / "aufs" / "diff" / cache_id
         if os.path.islink(place):  # noqa: PTH114 - False where it cannot be read, too
             return _relocated(root, place)
+        if not os.path.lexists(place):
+            old = root.resolve() / "graph" / cache_id / "layer"
+            if _is_inside(root, old):
+                return old  # where Docker 0.6 had it, and nobody has moved it since
         ensure_directory(place)
         return place
 
@@ -123,11 +127,15 @@ def _relocated(root: Path, link: Path) -> Path:
     absolute path that this had then. Raises SourceCorrupt if it leads to no directory inside the root.
     """
     target = link.readlink()
-    inside = root.resolve()
     places = [Path(os.path.realpath(link))]
     if target.parts[-3:] == ("graph", link.name, "layer"):
-        places.append(inside / "graph" / link.name / "layer")  # the root has been moved since
+        places.append(root.resolve() / "graph" / link.name / "layer")  # the root has been moved since
     for place in places:
-        if inside in place.parents and os.path.realpath(place) == str(place) and place.is_dir():
+        if _is_inside(root, place):
             return place
     raise SourceCorrupt(f"{link} is a link to {str(target)!r}, which is no directory in {root}", remedy=RESTORE_HINT)
+
+
+def _is_inside(root: Path, place: Path) -> bool:
+    """Tell whether ``place``, without any link in it, is a directory inside the root."""
+    return root.resolve() in place.parents and os.path.realpath(place) == str(place) and place.is_dir()
