@@ -47,6 +47,7 @@ bench: venv ## measure: builds a large store with a real dockerd, takes minutes,
 	test -e build/bench/root || $(BIN)/python bench/make_store.py build/bench
 	$(BIN)/python bench/run.py --store build/bench $(ARGS)
 	$(BIN)/python bench/load.py --store build/bench $(ARGS)
+	$(BIN)/python bench/old_store.py $(ARGS)
 
 generated: venv ## make man page and completions in share/ anew, from the commands as they are
 	$(BIN)/python share/generate.py

@@ -123,7 +123,7 @@ def test_every_error_ends_the_command_with_its_code(
     def fail(_: object) -> None:
         raise kind("the thing \x1b[31m", remedy="do this \x1b[31m")
 
-    monkeypatch.setattr("transship.legs.containerd.request.Request.open_source", fail)
+    monkeypatch.setattr("transship.legs.request.Request.route", fail)
     ended = sample.migrate() if as_json else sample.run("migrate")
     assert ended.code == expected
     if as_json:

@@ -12,7 +12,8 @@ from transship.api.models import Order
 from transship.daemon import supervisor as supervisors
 from transship.daemon.service import Service
 from transship.engine.events import StepStarted
-from transship.legs.containerd import migrate as leg
+from transship.legs import migrate as migration
+from transship.legs import rollback as taking_back
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from transship.config import Settings
     from transship.engine.events import Event
     from transship.engine.observer import Observer
-    from transship.legs.containerd.request import Request
+    from transship.legs.request import Request
 
 SOON = 10
 """Seconds after which a test has failed."""
@@ -58,10 +59,10 @@ class Gate:
         self.reached, self.open = anyio.Event(), anyio.Event()
 
     async def _migrate(self, request: Request, observer: Observer) -> object:
-        return await leg.migrate(request, self._held(observer))
+        return await migration.migrate(request, self._held(observer))
 
     async def _rollback(self, run: str, state_dir: Any, observer: Observer) -> object:
-        return await leg.rollback(run, state_dir, self._held(observer))
+        return await taking_back.rollback(run, state_dir, self._held(observer))
 
     def _held(self, observer: Observer) -> Observer:
         emit = observer.emit

@@ -112,6 +112,26 @@ async def test_a_rollback_that_was_stopped_goes_on(
     assert await state(journal, run_id) is RunState.ROLLED_BACK
 
 
+async def test_one_that_was_stopped_at_its_very_end_goes_on(journal: Journal, run_id: str, target: Target) -> None:
+    ends: list[RunState] = []
+
+    async def emit(_: Event) -> None:
+        pass
+
+    def finish() -> None:
+        ends.append(journal.run(run_id).state)
+        if len(ends) == 1:
+            raise TargetUnavailable("gone")
+
+    undo = dict.fromkeys(("blob", "manifest", "image"), target.undo)
+    with pytest.raises(TargetUnavailable):
+        await rollback(run_id, journal, undo, emit, finish)
+    assert await state(journal, run_id) is RunState.DONE
+    assert await rollback(run_id, journal, undo, emit, finish) == Rollback(run_id, (), (), ())
+    assert await state(journal, run_id) is RunState.ROLLED_BACK
+    assert ends == [RunState.DONE, RunState.DONE]
+
+
 async def test_what_something_else_uses_is_kept_and_tried_again_later(journal: Journal, run_id: str, target: Target) -> None:
     target.names.add("image:other")
     target.used_by["blob:1"] = "image:other"

@@ -14,7 +14,8 @@ import pytest
 
 from transship.errors import SourceBusy
 from transship.stores.docker.busy import ensure_not_in_use
-from transship.stores.docker.root import open_store
+from transship.stores.docker.store import read_store
+from transship.stores.root import locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,5 +66,6 @@ def test_a_running_daemon_is_found_and_a_stopped_one_is_not() -> None:
         with dockerd(Path(name)) as root, pytest.raises(SourceBusy, match=r"open: process [0-9]+ \(dockerd "):
             ensure_not_in_use(root)
         ensure_not_in_use(root)
-        store = open_store(root, Path(name) / "none.json")
+        assert locate(root, Path(name) / "none.json").driver == "vfs"
+        store = read_store(root, "vfs")
         assert (store.driver, store.images, store.problems) == ("vfs", {}, ())

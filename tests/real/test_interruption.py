@@ -14,6 +14,7 @@ import pytest
 from tests.real.command import Transship, environment
 from tests.real.conftest import need
 from tests.real.facts import read_json
+from tests.real.kills import kill_until_done, killed_at
 from tests.real.state import RUN_LABEL, State, collect_garbage, state
 from tests.real.trees import differences, snapshot_tree
 
@@ -111,33 +112,6 @@ def test_killed_again_and_again(
     assert transship("verify").expect().last["differences"] == []
 
 
-def kill_until_done(transship: Transship, chance: random.Random, between: Callable[[], None]) -> int:
-    """Kill a migration soon after a few more events, each time it is started, until it gets through; return how often.
-
-    ``between`` is done after some of the kills. Asserts that no blob that was done is made again.
-    """
-    blobs: set[str] = set()
-    for kills in range(1000):
-        last = chance.randint(1, 24)
-        with transship.start("migrate") as running:
-            for event in running.documents():
-                if event["type"] == "step_done" and not event["skipped"]:
-                    last -= 1
-                if last <= 0:
-                    ended = running.kill()
-                    break
-            else:
-                ended = running.end().expect()
-        again = {event["key"] for event in ended.events("step_started")} & blobs
-        assert not again
-        if ended.code == 0:
-            return kills
-        blobs |= {key for key in ended.done(skipped=False) if key.startswith("blob:")}
-        if chance.random() < 0.3:
-            between()
-    raise AssertionError("it never got through")
-
-
 @pytest.mark.parametrize("call", SYSTEM_CALLS)
 def test_killed_at_a_system_call(
     *,
@@ -164,12 +138,6 @@ def test_killed_at_a_system_call(
     expected.check_few(containerd, namespace)
     collect_garbage(containerd, namespace)
     assert state(containerd, namespace) == expected.few
-
-
-def killed_at(transship: Transship, call: str, number: int) -> Ended:
-    """Run a migration that is killed when one of its threads makes a system call for the time ``number``."""
-    inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]
-    return replace(transship, wrapper=("strace", "-f", "-qq", "-o", "/dev/null", *inject))("migrate")
 
 
 def check_no_blob_twice(first: Ended, second: Ended) -> None:

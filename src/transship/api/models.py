@@ -19,15 +19,16 @@ from transship.engine.step import State
 from transship.errors import UsageError
 from transship.files.fill import FillMode
 from transship.formats.compression import Codec
-from transship.legs.containerd.damage import LeftOut
 from transship.legs.containerd.estimate import Room
-from transship.legs.containerd.report import Report
-from transship.legs.containerd.request import Request
+from transship.legs.left_out import LeftOut
+from transship.legs.preview import PlannedImage, PlannedLeg
+from transship.legs.report import Report
+from transship.legs.request import Request
 
 if TYPE_CHECKING:
     from transship.config import Settings
     from transship.engine.records import RunRecord, StepRecord
-    from transship.legs.containerd.inspect import Preview
+    from transship.legs.preview import Preview
 
 _Text = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 MAX_RUNS = 1000
@@ -41,8 +42,9 @@ _MAX_SEQ = (1 << 63) - 1
 class Order(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A migration that is asked for. What is not given is as in the service's configuration.
 
-    ``source`` is Docker's data root, ``driver`` one of its graph drivers, ``target`` ``containerd``, ``containerd:SOCKET`` or
-    ``oci:DIRECTORY``; paths are absolute. ``images``: names or IDs, none: all. ``jobs``: layers worked on at once.
+    ``source`` is Docker's data root, ``driver`` one of its graph drivers, ``target`` ``containerd``, ``containerd:SOCKET``,
+    ``oci:DIRECTORY``, ``docker`` or ``graph``; paths are absolute. ``images``: names or IDs, none: all. ``jobs``: layers worked
+    on at once.
     """
 
     source: _Text | UnsetType = UNSET
@@ -232,15 +234,6 @@ class StepsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_STEPS)] = 100
 
 
-class PlannedImage(msgspec.Struct, frozen=True):
-    """An image: its ID, its canonical names with a tag, its names with a digest, and how many layers it has."""
-
-    id: str
-    references: list[str]
-    repo_digests: list[str]
-    layers: int
-
-
 class PlanEstimate(msgspec.Struct, frozen=True):
     """What is left to do, roughly. Of ``steps``, ``standing`` are done already. ``room``: there is enough everywhere."""
 
@@ -254,30 +247,28 @@ class PlanEstimate(msgspec.Struct, frozen=True):
 
 
 class PlanAnswer(msgspec.Struct, frozen=True):
-    """What a migration would do. ``layers`` is how many different ones there are."""
+    """What a migration would do, in which legs, one after the other. ``layers`` is how many different ones there are."""
 
     source: str
     driver: str
     target: str
-    images: list[PlannedImage]
+    images: tuple[PlannedImage, ...]
     layers: int
-    left_out: list[LeftOut]
+    left_out: tuple[LeftOut, ...]
     estimate: PlanEstimate
+    legs: tuple[PlannedLeg, ...] = ()
 
     @classmethod
     def of(cls, found: Preview) -> PlanAnswer:
         """Put together what was found."""
         figures = found.estimate
         return cls(
-            source=str(found.store.root),
-            driver=found.store.driver,
-            target=str(found.target),
-            images=[
-                PlannedImage(image.id, list(image.references), list(image.digest_references), len(image.chain_ids))
-                for image in found.itinerary.images
-            ],
-            layers=len(found.itinerary.layers),
-            left_out=list(found.itinerary.left_out),
+            source=str(found.route.place.root),
+            driver=found.route.place.driver,
+            target=str(found.route.target),
+            images=found.images,
+            layers=found.layers,
+            left_out=found.left_out,
             estimate=PlanEstimate(
                 figures.steps,
                 figures.standing,
@@ -287,6 +278,7 @@ class PlanAnswer(msgspec.Struct, frozen=True):
                 figures.rooms,
                 room=all(room.enough for room in figures.rooms),
             ),
+            legs=found.legs,
         )
 
 

@@ -14,8 +14,8 @@ from transship import config
 from transship.cli.options import add_json
 from transship.cli.output import say, say_json
 from transship.errors import ExitCode, UsageError
-from transship.legs.containerd.request import Request
-from transship.legs.containerd.targets import parse_target
+from transship.legs.request import Request
+from transship.legs.targets import ensure_known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,7 +119,7 @@ def _ensure_usable(configuration: Configuration) -> None:
         errors["blobs.level"] = error
     if settings.target.to is not None:
         try:
-            parse_target(settings.target.to, settings.target.namespace, settings.target.snapshotter or "overlayfs", "")
+            ensure_known(settings.target.to)
         except UsageError as error:
             errors["target.to"] = error
     if errors:

@@ -145,5 +145,5 @@ def trouble(event: Event) -> str:
     if isinstance(event, StepBlocked):
         return f"left out: {printable(event.title)}, because {printable(event.cause)} failed"
     if isinstance(event, StepUndone) and not event.removed:
-        return f"kept: {printable(event.key)}, because something else uses it"
+        return f"kept: {printable(event.key)}, because something else uses it, or has changed it since"
     return ""

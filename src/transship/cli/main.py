@@ -34,6 +34,7 @@ _COMMANDS = (
     "arm",
     "disarm",
     "boot",
+    "graph",
     "serve",
     "config",
 )

@@ -24,7 +24,7 @@ from transship.cli.output import say, say_json
 from transship.cli.service import found, missing
 from transship.client.follow import follow
 from transship.errors import ExitCode, ServiceUnavailable
-from transship.legs.containerd.migrate import migrate
+from transship.legs.migrate import migrate
 from transship.text import duration, size
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from transship.cli.display import Display
     from transship.client.client import Client
     from transship.config import Settings
-    from transship.legs.containerd.report import Report
-    from transship.legs.containerd.request import Request
+    from transship.legs.report import Report
+    from transship.legs.request import Request
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -44,9 +44,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "migrate",
         help="move images into containerd or an OCI image layout",
         description="Moves every image of a stopped Docker data root, under all its names. Run it again to go on after an"
-        " interruption: what is done is not done twice. The source is never changed. If the transship service runs, or its"
-        " socket is there to start it, the service does the work, and this command shows how it goes: Ctrl-C then ends the"
-        " command, not the work.",
+        " interruption: what is done is not done twice. The source is not changed, unless it is a store of Docker 1.9 or"
+        " older and the target is docker: then it is upgraded where it is, and rollback restores it. If the transship service"
+        " runs, or its socket is there to start it, the service does the work, and this command shows how it goes: Ctrl-C then"
+        " ends the command, not the work.",
     )
     add_source_and_target(parser)
     add_recipe(parser)

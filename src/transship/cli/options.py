@@ -11,8 +11,8 @@ import msgspec
 from transship.api.models import MAX_JOBS
 from transship.files.fill import FillMode
 from transship.formats.compression import Codec
-from transship.legs.containerd.request import Request
-from transship.legs.containerd.targets import parse_target
+from transship.legs.request import Request
+from transship.legs.targets import ensure_known
 
 if TYPE_CHECKING:
     from transship.config import Settings
@@ -31,7 +31,8 @@ def add_source_and_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         metavar="TARGET",
-        help="containerd, containerd:SOCKET, or oci:DIR for an OCI image layout (default: containerd, if its socket is there)",
+        help="containerd, containerd:SOCKET, oci:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or"
+        " older in its own root (default: containerd, if its socket is there)",
     )
     parser.add_argument(
         "--image",
@@ -86,6 +87,11 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         help="how files get into snapshots (default: auto: reflink where the file system can, else hard links for files of"
         " 64 KiB and more and copies of smaller ones, else copies)",
     )
+    add_jobs(parser)
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says how much is done at once."""
     parser.add_argument(
         "--jobs", type=_number_of_jobs, metavar="N", help="layers worked on at once (default: one per processor, but at most 8)"
     )
@@ -104,7 +110,7 @@ def ensure_usable(request: Request) -> None:
     target = request.settings.target
     _ = request.recipe
     if target.to is not None:
-        parse_target(target.to, target.namespace, target.snapshotter or "overlayfs", "")
+        ensure_known(target.to)
 
 
 def overridden(options: argparse.Namespace, settings: Settings) -> Settings:

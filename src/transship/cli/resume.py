@@ -15,9 +15,9 @@ from transship.cli.service import found
 from transship.daemon import history
 from transship.engine.records import RunState
 from transship.errors import ExitCode, RunNotFound
-from transship.legs.containerd.migrate import migrate
-from transship.legs.containerd.request import Request
-from transship.legs.containerd.voyage import LEG
+from transship.legs.migrate import migrate
+from transship.legs.request import Request
+from transship.legs.targets import LEGS
 
 if TYPE_CHECKING:
     import argparse
@@ -57,14 +57,14 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
             report = await migrate(Request.of_run(record, settings), display)
         else:
             since = time.time()
-            stopped = [each.id for each in await client.runs() if each.leg == LEG and each.state in _STOPPED]
+            stopped = [each.id for each in await client.runs() if each.leg in LEGS and each.state in _STOPPED]
             report = await followed(client, await client.resume(_chosen(options.run_id, stopped)), since, display)
     return told(report, as_json=options.json)
 
 
 def _stopped(state_dir: Path, run_id: str | None) -> RunRecord:
     runs, _ = history.runs(state_dir, 0, MAX_RUNS)
-    stopped = [record.id for record in runs if record.leg == LEG and record.state in _STOPPED]
+    stopped = [record.id for record in runs if record.leg in LEGS and record.state in _STOPPED]
     return history.record(state_dir, _chosen(run_id, stopped))
 
 

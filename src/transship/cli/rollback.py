@@ -14,8 +14,8 @@ from transship.engine.events import RollbackStarted, RunEnded, StepFailed, StepU
 from transship.engine.observer import Observer
 from transship.engine.records import RunState
 from transship.errors import ExitCode, RunNotFound, RunStopped
-from transship.legs.containerd.migrate import rollback
-from transship.legs.containerd.voyage import LEG
+from transship.legs.rollback import rollback
+from transship.legs.targets import LEGS
 
 if TYPE_CHECKING:
     import argparse
@@ -31,9 +31,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "rollback",
         help="remove what a run made in the target, and nothing else",
-        description="Removes from the target the names, snapshots and blobs that a run made. What was there before, and what"
-        " something else has come to use, stays. The source was never changed. If the transship service runs, or its socket is"
-        " there to start it, the service does the work.",
+        description="Removes from the target the names, snapshots and blobs that a run made, or restores a root that it"
+        " upgraded. What was there before, and what something else has come to use or has changed since, stays. If the"
+        " transship service runs, or its socket is there to start it, the service does the work.",
     )
     parser.add_argument("run_id", nargs="?", metavar="RUN", help="its ID (default: the last migration not rolled back)")
     add_socket(parser)
@@ -101,7 +101,7 @@ class _Watching(Observer):
 
 
 def _last(runs: list[Run]) -> str:
-    candidates = [run.id for run in runs if run.leg == LEG and run.state is not RunState.ROLLED_BACK]
+    candidates = [run.id for run in runs if run.leg in LEGS and run.state is not RunState.ROLLED_BACK]
     if not candidates:
         raise RunNotFound("there is no run to roll back", remedy="see the runs with `transship status`")
     return candidates[0]

@@ -17,7 +17,7 @@ from transship.client.follow import follow, under_way
 from transship.daemon import history
 from transship.engine.step import State
 from transship.errors import Detached, ExitCode, ServiceUnavailable, TransshipError
-from transship.legs.containerd.voyage import LEG
+from transship.legs.targets import LEGS
 from transship.text import duration, line, size
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _describe(runs: list[Run], last: RunDetails) -> None:
     for run in runs:
         started = datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M:%S")
         took = duration(run.ended - run.started) if run.ended else "-"
-        what = "migrate" if run.leg == LEG else run.leg
+        what = "migrate" if run.leg in LEGS else run.leg
         say(f"{run.id:22}{what:12}{run.state.value:13}{started:21}{took:>12}{size(run.bytes):>10}")
     say(f"steps of the newest run: {', '.join(f'{count} {state}' for state, count in last.counts.items()) or 'none yet'}")
     for step in last.steps:

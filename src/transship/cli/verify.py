@@ -8,7 +8,7 @@ from transship.cli.display import shown
 from transship.cli.options import add_json, add_source_and_target, add_state_dir, request_from
 from transship.cli.output import say, say_json
 from transship.errors import ExitCode, VerificationFailed
-from transship.legs.containerd.inspect import verify
+from transship.legs.verify import verify
 from transship.text import duration, size
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from transship.api.models import Run, RunDetails, StepDetails
 from transship.engine.journal import Journal
 from transship.engine.state_dir import run_directory
 from transship.errors import JournalMissing, RunNotFound
-from transship.legs.containerd.report import read_report
+from transship.legs.report import read_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

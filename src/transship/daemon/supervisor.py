@@ -26,8 +26,9 @@ from transship.errors import (
     TargetUnavailable,
     TransshipError,
 )
-from transship.legs.containerd.migrate import migrate, rollback
-from transship.legs.containerd.request import Request
+from transship.legs.migrate import migrate
+from transship.legs.request import Request
+from transship.legs.rollback import rollback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -171,8 +172,7 @@ class Supervisor:
         """Return the run that goes on, if it is what ``request`` asks for."""
 
         def options() -> dict[str, object]:
-            store = request.open_source()
-            return request.options(store, request.target(store))
+            return request.route().options
 
         run = activity.run
         if run is None or activity.phase is not Phase.MIGRATING:

@@ -39,8 +39,13 @@ class Rollback:
     failed: tuple[Failure, ...]
 
 
-async def rollback(run_id: str, journal: Journal, undo: Undo, emit: EventSink) -> Rollback:
+async def rollback(
+    run_id: str, journal: Journal, undo: Undo, emit: EventSink, finish: Callable[[], None] = lambda: None
+) -> Rollback:
     """Undo what the journal says the run created, newest first, and write each removal down before the next.
+
+    ``finish`` blocks, and does what is to be done at the end, before the run counts as rolled back: also once more, if the
+    rollback was killed there.
 
     What is kept is looked at again after the others, since one of them may have been what used it, and stays in the journal
     as created: a later rollback of the same run tries it again. The run ends ``rolled-back`` unless a step failed; then, and
@@ -54,15 +59,16 @@ async def rollback(run_id: str, journal: Journal, undo: Undo, emit: EventSink) -
             f"run {run_id} created things of a kind unknown here: {', '.join(sorted(unknown))}",
             remedy="roll back with the version of transship that made the run",
         )
-    return await _Rollback(run_id, journal, undo, emit).run(made)
+    return await _Rollback(run_id, journal, undo, emit, finish).run(made)
 
 
 class _Rollback:
-    def __init__(self, run_id: str, journal: Journal, undo: Undo, emit: EventSink) -> None:
+    def __init__(self, run_id: str, journal: Journal, undo: Undo, emit: EventSink, finish: Callable[[], None]) -> None:
         self._run = run_id
         self._journal = journal
         self._undo = undo
         self._emit = emit
+        self._finish = finish
         self._removed: list[str] = []
         self._failed: list[Failure] = []
         self._kept: list[StepRecord] = []
@@ -82,6 +88,7 @@ class _Rollback:
             for step in self._kept:
                 await self._emit(StepUndone(self._run, time.time(), step.key, removed=False))
             if not self._failed:
+                await to_thread.run_sync(self._finish)
                 await to_thread.run_sync(self._journal.end_run, self._run, RunState.ROLLED_BACK)
                 state = RunState.ROLLED_BACK
         finally:

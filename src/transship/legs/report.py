@@ -10,14 +10,13 @@ import msgspec
 from transship.engine.records import RunState
 from transship.errors import JournalError
 from transship.files.durable import write_file
-from transship.legs.containerd.damage import LeftOut
+from transship.legs.left_out import LeftOut
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from transship.engine.run import Summary
-    from transship.legs.containerd.itinerary import Itinerary
-    from transship.legs.containerd.targets import TargetSpec
+    from transship.engine.summary import Summary
 
 FILE_NAME = "report.json"
 
@@ -54,14 +53,16 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     map: str
 
     @classmethod
-    def make(cls, summary: Summary, itinerary: Itinerary, target: TargetSpec, map_file: Path) -> Report:
+    def make(
+        cls, summary: Summary, *, target: str, images: int, layers: int, left_out: Sequence[LeftOut], map_file: Path
+    ) -> Report:
         """Put together what the engine, the plan and the target say."""
         return cls(
             run=summary.run,
             complete=summary.state is RunState.DONE,
-            target=str(target),
-            images=len(itinerary.images),
-            layers=len(itinerary.layers),
+            target=target,
+            images=images,
+            layers=layers,
             steps=summary.steps,
             done=summary.done,
             skipped=summary.skipped,
@@ -70,7 +71,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
                 for failure in summary.failed
             ),
             blocked=summary.blocked,
-            left_out=tuple(itinerary.left_out),
+            left_out=tuple(left_out),
             bytes=summary.bytes,
             seconds=summary.seconds,
             map=str(map_file),

@@ -11,17 +11,16 @@ import msgspec
 from transship.errors import JournalError, TransshipError
 from transship.files.fill import FillMode
 from transship.formats.compression import Recipe
-from transship.legs.containerd.targets import TargetSpec, parse_target
-from transship.legs.containerd.voyage import LEG
+from transship.legs.targets import LEGS, TargetSpec, is_in_place, parse_target
 from transship.stores.docker.busy import ensure_not_in_use
-from transship.stores.docker.root import open_store
+from transship.stores.root import locate
 
 if TYPE_CHECKING:
     from typing import Any, Self
 
     from transship.config import Settings
     from transship.engine.records import RunRecord
-    from transship.stores.docker.store import Store
+    from transship.stores.root import Place
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Request:
 
         Raises JournalError if the run moved nothing, or was made by a version that knows other options.
         """
-        if run.leg != LEG:
-            raise JournalError(f"run {run.id} moved nothing", remedy="name a run of the leg " + LEG)
+        if run.leg not in LEGS:
+            raise JournalError(f"run {run.id} moved nothing", remedy=f"name a run of the leg {' or '.join(LEGS)}")
         replace = msgspec.structs.replace
         try:
             options = run.options
@@ -66,28 +65,41 @@ class Request:
         """The recipe for blobs. Raises UsageError."""
         return Recipe.make(self.settings.blobs.compression, self.settings.blobs.level)
 
-    def open_source(self) -> Store:
-        """Read the source. Raises SourceError, also if a daemon is using it."""
-        store = open_store(self.settings.source.directory, driver=self.settings.source.driver)
-        ensure_not_in_use(store.root)
-        return store
+    def route(self) -> Route:
+        """Find the source, and say which target is meant. Raises UsageError, SourceError, also if a daemon uses the source."""
+        source, target = self.settings.source, self.settings.target
+        place = locate(source.directory, driver=source.driver, old=is_in_place(target.to))
+        ensure_not_in_use(place.root)
+        return Route(self, place, parse_target(target.to, target.namespace, target.snapshotter, place))
 
-    def target(self, store: Store) -> TargetSpec:
-        """Return which target is meant. Raises UsageError."""
-        target = self.settings.target
-        return parse_target(target.to, target.namespace, target.snapshotter, store.driver)
 
-    def options(self, store: Store, spec: TargetSpec) -> dict[str, Any]:
-        """Return the options by which a run that has stopped is recognised as one of the same request."""
+@dataclass(frozen=True)
+class Route:
+    """What a request comes to: the store that was found at ``place``, and the target."""
+
+    request: Request
+    place: Place
+    target: TargetSpec
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the request."""
+        return self.request.settings
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options by which a run that has stopped is recognised as one of the same request."""
         return {
-            "source": str(store.root.resolve()),
-            "driver": store.driver,
-            "target": spec.to_json(),
-            "recipe": self.recipe.name,
+            "source": str(self.place.root.resolve()),
+            "driver": self.place.driver,
+            "target": self.target.to_json(),
+            "recipe": self.request.recipe.name,
             "fill": self.settings.snapshots.fill.value,
-            "images": sorted(self.images),
+            "images": sorted(self.request.images),
         }
 
-    def scope(self, store: Store, spec: TargetSpec) -> str:
-        """Return within what outcomes of one run may be used again by another."""
-        return "|".join([LEG, str(store.root.resolve()), store.driver, str(spec), self.recipe.name])
+    @property
+    def scope(self) -> str:
+        """Within what outcomes of one run may be used again by another."""
+        place, target = self.place, self.target
+        return "|".join([target.leg, str(place.root.resolve()), place.driver, str(target), self.request.recipe.name])

@@ -1,4 +1,4 @@
-"""Which target a person means by ``containerd``, ``containerd:SOCKET`` or ``oci:DIRECTORY``."""
+"""Which target a person means by ``containerd``, ``containerd:SOCKET``, ``oci:DIRECTORY``, ``docker`` or ``graph``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from transship.stores.interfaces import Target
+    from transship.stores.root import Place
 
 DEFAULT_SOCKET = Path("/run/containerd/containerd.sock")
 _SNAPSHOTTERS = {"vfs": "native"}
@@ -20,14 +21,34 @@ _SNAPSHOTTERS = {"vfs": "native"}
 does not work."""
 
 
+LEGS = ("containerd", "graph", "aufs")
+"""The legs at which a migration may end, as the journal names its run."""
+_IN_PLACE = {"docker": "graph", "graph": "aufs"}
+"""Targets that are the source itself, upgraded: to which leg they are the end."""
+
+
 @dataclass(frozen=True)
 class TargetSpec:
-    """A target, named so fully that another process finds it again. ``kind`` is ``containerd`` or ``oci``."""
+    """A target, named so fully that another process finds it again.
+
+    ``kind`` is ``containerd`` or ``oci``, or, for an old data root that is upgraded in place, ``docker`` (to the store of
+    Docker 1.10 and later) or ``graph`` (only to that of Docker 0.7); ``path`` is a socket, a directory, or that data root.
+    """
 
     kind: str
     path: str
     namespace: str = ""
     snapshotter: str = ""
+
+    @property
+    def leg(self) -> str:
+        """The leg at whose end it is."""
+        return _IN_PLACE.get(self.kind, "containerd")
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it is the source's own root."""
+        return is_in_place(self.kind)
 
     def connect(self) -> Target:
         """Return the target, not opened yet. Raises TargetRefused."""
@@ -52,19 +73,26 @@ class TargetSpec:
 
     @property
     def name(self) -> str:
-        """The name by which a person gives it: ``containerd:SOCKET`` or ``oci:DIRECTORY``."""
-        return f"{self.kind}:{self.path}"
+        """The name by which a person gives it: ``containerd:SOCKET``, ``oci:DIRECTORY``, ``docker``."""
+        return self.kind if self.in_place else f"{self.kind}:{self.path}"
 
     def __str__(self) -> str:
+        if self.in_place:
+            return f"{self.kind} (in {self.path} itself)"
         if self.kind == "oci":
             return self.name
         return f"{self.name} (namespace {self.namespace}, snapshotter {self.snapshotter})"
 
 
-def parse_target(text: str | None, namespace: str, snapshotter: str | None, driver: str) -> TargetSpec:
-    """Return the target that ``text`` names. Without it: containerd, if its socket is there.
+def is_in_place(text: str | None) -> bool:
+    """Tell whether this target is the source's own root."""
+    return text in _IN_PLACE
 
-    Without ``snapshotter``: the one that suits the graph ``driver``. Raises UsageError.
+
+def parse_target(text: str | None, namespace: str, snapshotter: str | None, place: Place) -> TargetSpec:
+    """Return the target that ``text`` names, for what is at ``place``. Without it: containerd, if its socket is there.
+
+    Without ``snapshotter``: the one that suits the graph driver. Raises UsageError.
     """
     if text is None:
         if not DEFAULT_SOCKET.exists():
@@ -73,10 +101,18 @@ def parse_target(text: str | None, namespace: str, snapshotter: str | None, driv
                 remedy="start containerd, or give --target containerd:SOCKET or --target oci:DIRECTORY",
             )
         text = "containerd"
+    ensure_known(text)
     kind, _, path = text.partition(":")
-    if kind == "oci" and path:
+    if is_in_place(kind):
+        return TargetSpec(kind, str(place.root.resolve()))
+    if kind == "oci":
         return TargetSpec("oci", str(Path(path).absolute()))
-    if kind == "containerd":
-        socket = Path(path).absolute() if path else DEFAULT_SOCKET
-        return TargetSpec("containerd", str(socket), namespace, snapshotter or _SNAPSHOTTERS.get(driver, "overlayfs"))
-    raise UsageError(f"unknown target {text!r}", remedy="give containerd, containerd:SOCKET or oci:DIRECTORY")
+    socket = Path(path).absolute() if path else DEFAULT_SOCKET
+    return TargetSpec("containerd", str(socket), namespace, snapshotter or _SNAPSHOTTERS.get(place.driver, "overlayfs"))
+
+
+def ensure_known(text: str) -> None:
+    """Return if ``text`` is the name of a target. Raises UsageError."""
+    kind, colon, path = text.partition(":")
+    if not (kind == "containerd" or (kind == "oci" and path) or (is_in_place(kind) and not colon)):
+        raise UsageError(f"unknown target {text!r}", remedy="give containerd, containerd:SOCKET, oci:DIRECTORY or docker")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from transship.engine.run import Summary
+    from transship.engine.summary import Summary
 
 HUB = "docker.io/library"
 

@@ -38,7 +38,7 @@ def store(request: pytest.FixtureRequest, docker_fixture: Callable[[str], Path])
     found = read_store(docker_fixture(driver), driver)
     # A few layers are enough: each starts a process.
     kept = {image.id: image for image in found.images.values() if len(image.chain_ids) <= 6}
-    return Store(found.root, driver, (), kept, found.layers, {}, found.references, ())
+    return Store(found.root, found.root, driver, kept, found.layers, {}, found.references, ())
 
 
 @pytest.fixture(params=list(TreeForm))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from transship.engine.events import Event
     from transship.engine.plan import Plan
-    from transship.engine.run import Summary
+    from transship.engine.summary import Summary
     from transship.stores.docker.store import Store
     from transship.stores.interfaces import Labels, Snapshotter
 

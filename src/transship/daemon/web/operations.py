@@ -31,7 +31,7 @@ from transship.daemon.web.event_stream import EventStream, follow
 from transship.daemon.web.operation import Asked, Operation, as_json
 from transship.engine.event_log import event_log_path
 from transship.errors import ServiceUnavailable, UsageError
-from transship.legs.containerd.inspect import preview
+from transship.legs.preview import preview
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

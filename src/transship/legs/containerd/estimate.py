@@ -72,8 +72,8 @@ def estimate(voyage: Voyage, itinerary: Itinerary, known: Mapping[str, Value]) -
         standing=len(itinerary.plan) - len(waiting),
         bytes_to_read=blobs,
         files=files,
-        seconds=(blobs / _BYTES_PER_SECOND + files * _SECONDS_PER_FILE) / min(voyage.jobs, os.cpu_count() or 1),
-        rooms=_rooms(voyage.target.file_systems(), work),
+        seconds=guessed_seconds(blobs, files, voyage.jobs),
+        rooms=rooms(voyage.target.file_systems(), work),
     )
 
 
@@ -88,8 +88,13 @@ def _bytes_written(voyage: Voyage, size: int) -> int:
             return int(size * _COPIED_SHARE) if size > LINK_THRESHOLD else size
 
 
-def _rooms(places: Mapping[str, Path], work: Mapping[str, tuple[int, int]]) -> tuple[Room, ...]:
-    """Add up what lands on the same file system."""
+def guessed_seconds(content: int, files: int, jobs: int) -> float:
+    """Return about how long ``jobs`` at once take to read so many bytes in so many files, and to compress or hash them."""
+    return (content / _BYTES_PER_SECOND + files * _SECONDS_PER_FILE) / min(jobs, os.cpu_count() or 1)
+
+
+def rooms(places: Mapping[str, Path], work: Mapping[str, tuple[int, int]]) -> tuple[Room, ...]:
+    """Return what there is to know of the file systems of ``places``, on which so many bytes and inodes are to be written."""
     found: dict[int, Room] = {}
     for name, place in places.items():
         path = _existing(place)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from transship.engine.plan import Plan
 from transship.errors import SourceCorrupt, UsageError
 from transship.formats import digest, oci, references
-from transship.legs.containerd.damage import LeftOut, find_damage, lost_step
+from transship.legs.containerd.damage import find_damage
 from transship.legs.containerd.images import digest_reference_step, image_steps
 from transship.legs.containerd.layers import blob_step, present
 from transship.legs.containerd.manifests import manifest_step
 from transship.legs.containerd.snapshots import snapshot_steps
+from transship.legs.left_out import LeftOut, lost_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -22,17 +22,21 @@ if TYPE_CHECKING:
 FILE_NAME = "map.json"
 
 
-def make_map(run: str, target: str, images: Iterable[Image], steps: Iterable[StepRecord]) -> bytes:
+def make_map(run: str, target: str, images: Iterable[Image], steps: Iterable[StepRecord], former: Mapping[str, str]) -> bytes:
     """Return the map of a run: a JSON object with the run, the target and, for each image, old and new identities.
 
-    ``manifest`` is null and ``names`` is short of a name where that was not moved.
+    ``manifest`` is null and ``names`` is short of a name where that was not moved. ``v1_ids`` are those of ``former``, by which
+    Docker 1.9 or older knew the image.
     """
+    v1_ids: dict[str, list[str]] = {}
+    for v1_id, image_id in former.items():
+        v1_ids.setdefault(image_id, []).append(v1_id)
     done = {step.key: step.value for step in steps if step.state is State.DONE and step.value is not None}
-    document = {"run": run, "target": target, "images": [_image(image, done) for image in images]}
+    document = {"run": run, "target": target, "images": [_image(image, done, v1_ids) for image in images]}
     return json.dumps(document, indent=1).encode() + b"\n"
 
 
-def _image(image: Image, done: Mapping[str, Value]) -> dict[str, Any]:
+def _image(image: Image, done: Mapping[str, Value], v1_ids: Mapping[str, list[str]]) -> dict[str, Any]:
     manifest = done.get(manifest_key(image.id))
     keys = [image_key(name) for name in image.references or (image.id,)]
     names = {
@@ -43,6 +47,7 @@ def _image(image: Image, done: Mapping[str, Value]) -> dict[str, Any]:
     }
     return {
         "image_id": image.id,
+        "v1_ids": v1_ids.get(image.id, []),
         "references": image.references,
         "repo_digests": image.digest_references,
         "manifest": stored_manifest(manifest).digest if manifest is not None else None,

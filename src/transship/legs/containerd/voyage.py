@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transship.files.fill import FillMode
     from transship.formats.compression import Recipe
+    from transship.legs.request import Route
     from transship.stores.docker.store import Store
     from transship.stores.interfaces import Target
-
-LEG = "containerd"
-"""The name of this leg in the journal."""
 
 UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
 RECIPE_LABEL = "transship/recipe"
@@ -37,3 +35,9 @@ class Voyage:
     namespace: str
     jobs: int
     run: str = ""
+
+
+def voyage_of(route: Route, store: Store, target: Target, run: str = "") -> Voyage:
+    """Return the voyage of ``route``, from ``store`` as it was read to ``target`` as it was opened."""
+    request, settings = route.request, route.settings
+    return Voyage(store, target, request.recipe, settings.snapshots.fill, route.target.namespace, settings.run.parallel, run)

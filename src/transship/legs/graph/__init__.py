@@ -1,0 +1,1 @@
+"""The leg ``graph``: a v1 store becomes a content-addressable one."""
