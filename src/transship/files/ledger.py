@@ -100,6 +100,19 @@ class Ledger:
         """Tell whether the page ``key`` is there, so that some of its changes may have been made."""
         return (self._page(key) / _ENTRIES).exists()
 
+    def is_as_made(self, key: str) -> bool:
+        """Tell whether the files of the page ``key`` that are there are what it made of them, or what they were before.
+
+        Raises OSError, JournalError.
+        """
+        page = self._page(key)
+        for entry in self._entries(page):
+            place = self._root / entry.path
+            is_file = entry.kind not in {Directory.__name__, Move.__name__}
+            if is_file and os.path.lexists(place) and not self._is_ours(entry, place) and not _is_as_before(page, entry, place):
+                return False
+        return True
+
     def take_back(self, key: str) -> bool:
         """Put back what was there before the page ``key``, and drop it. What has changed since then stays: return False.
 

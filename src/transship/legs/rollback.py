@@ -40,7 +40,7 @@ async def rollback(run: str | None, state_dir: Path, observer: Observer) -> Roll
         torn = await to_thread.run_sync(journal.steps, record.id, State.BEGUN)
         if spec.in_place:
             failed = await to_thread.run_sync(journal.steps, record.id, State.FAILED)
-            restoration = Restoration.of(state_dir, record, [*torn, *failed])
+            restoration = Restoration(state_dir, record, made, [*torn, *failed])
             await to_thread.run_sync(restoration.begin)
             async with recorded(state_dir, record.id, observer) as emit:
                 return await engine_rollback.rollback(record.id, journal, restoration.undo, emit, restoration.end)
