@@ -85,7 +85,6 @@ def read_layers(root: Path) -> Layers:
             strays += [entry.path] if os.path.lexists(f"{entry.path}/layer") else []
             continue
         try:
-            _ensure_own(entry)
             if not is_in_old_place(root, image_place(entry.name), entry.name):
                 Aufs().find(root, entry.name)
             images[entry.name] = read_image(root / "graph" / entry.name)
@@ -129,7 +128,9 @@ def is_in_old_place(root: Path, old: str, layer_id: str) -> bool:
 
 def _read_container(root: Path, entry: os.DirEntry[str]) -> list[Container]:
     """Return the container in a directory if the driver does not know it. Raises SourceCorrupt."""
-    has_files = _ensure_own(entry) and is_in_old_place(root, container_place(entry.name), entry.name)
+    if not entry.is_dir(follow_symlinks=False):
+        raise SourceCorrupt(f"{entry.path} is not a directory", remedy=RESTORE_HINT)
+    has_files = is_in_old_place(root, container_place(entry.name), entry.name)
     if not has_files and os.path.lexists(root / "aufs" / "layers" / entry.name):
         return []
     try:
@@ -153,10 +154,3 @@ def _read_config(path: str) -> _Config:
         return msgspec.json.decode(raw, type=_Config)
     except (ValueError, RecursionError) as error:
         raise SourceCorrupt(f"{path} is damaged: {error}", remedy=_REMEDY) from error
-
-
-def _ensure_own(entry: os.DirEntry[str]) -> bool:
-    """Return True if ``entry`` is a directory, and not a link to one elsewhere. Raises SourceCorrupt."""
-    if not entry.is_dir(follow_symlinks=False):
-        raise SourceCorrupt(f"{entry.path} is not a directory", remedy=RESTORE_HINT)
-    return True
