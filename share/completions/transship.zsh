@@ -11,10 +11,12 @@
 _shtab_transship_commands() {
   local _commands=(
     arm:'migrate at the next boot, before Docker starts'
+    bolt:'look into a bbolt file'
     boot:'migrate as armed; run by transship-boot.service'
     cancel:'stop the run that the service is at'
     config:'show or check the configuration'
     disarm:'do not migrate at the next boot'
+    graph:'look into a store of Docker 1.9 or older'
     logs:'show what happened in a run'
     migrate:'move images into containerd or an OCI image layout'
     plan:'show what a migration would do; writes nothing'
@@ -27,12 +29,33 @@ _shtab_transship_commands() {
   _describe 'transship commands' _commands
 }
 
+_shtab_transship_bolt_commands() {
+  local _commands=(
+    check:'name everything that is damaged'
+    dump:'print all buckets, keys and values'
+    get:'write the value of a key'
+    ls:'list a bucket'"'"'s keys'
+  )
+  _describe 'transship bolt commands' _commands
+}
+
 _shtab_transship_config_commands() {
   local _commands=(
     check:'name everything that is wrong with the settings'
     show:'show each setting, its value and where it comes from'
   )
   _describe 'transship config commands' _commands
+}
+
+_shtab_transship_graph_commands() {
+  local _commands=(
+    heads:'list the images on which no other stands'
+    ls:'list all images'
+    show:'show all that is known of an image'
+    tar:'write the archive of an image'"'"'s layer'
+    verify:'name everything that is damaged'
+  )
+  _describe 'transship graph commands' _commands
 }
 
 _shtab_transship_options=(
@@ -46,7 +69,7 @@ _shtab_transship_defaults_added=0
 _shtab_transship_arm_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--source[Docker\'s data root (default\: the data-root of daemon.json, or \/var\/lib\/docker)]:DIR:_files -/"
-  "--target[containerd, containerd\:SOCKET, or oci\:DIR for an OCI image layout (default\: containerd, if its socket is there)]:TARGET:"
+  "--target[containerd, containerd\:SOCKET, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
   "*--image[only this image (name or ID), with the images it was built from\; may be repeated]:REF:"
   "--namespace[containerd namespace (default\: moby, Docker\'s\; Kubernetes\'\: k8s.io)]:N:"
   "--snapshotter[overlayfs or native (default\: native for vfs, overlayfs for all others)]:S:"
@@ -60,6 +83,51 @@ _shtab_transship_arm_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_transship_arm_defaults_added=0
+
+_shtab_transship_bolt_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[configuration file (default\: \/etc\/transship\/transship.toml, if there is one)]:FILE:_files"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_bolt_defaults_added=0
+
+_shtab_transship_bolt_check_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[print one JSON object]"
+  ":the bbolt file:_files"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_bolt_check_defaults_added=0
+
+_shtab_transship_bolt_dump_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  ":the bbolt file:_files"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_bolt_dump_defaults_added=0
+
+_shtab_transship_bolt_get_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  ":the bbolt file:_files"
+  "(*)::the bucket, after those that it is in:"
+  ":the key:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_bolt_get_defaults_added=0
+
+_shtab_transship_bolt_ls_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[print one JSON object per key]"
+  ":the bbolt file:_files"
+  "(*)::the bucket, after those that it is in:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_bolt_ls_defaults_added=0
 
 _shtab_transship_boot_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -116,6 +184,67 @@ _shtab_transship_disarm_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_transship_disarm_defaults_added=0
 
+_shtab_transship_graph_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[configuration file (default\: \/etc\/transship\/transship.toml, if there is one)]:FILE:_files"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_graph_defaults_added=0
+
+_shtab_transship_graph_heads_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--driver[the graph driver that the layers are of (default\: that which has layers)]:D:"
+  "--json[print one JSON object]"
+  ":Docker\'s data root:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_graph_heads_defaults_added=0
+
+_shtab_transship_graph_ls_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--driver[the graph driver that the layers are of (default\: that which has layers)]:D:"
+  "--json[print one JSON object]"
+  ":Docker\'s data root:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_graph_ls_defaults_added=0
+
+_shtab_transship_graph_show_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--driver[the graph driver that the layers are of (default\: that which has layers)]:D:"
+  "--json[print one JSON object]"
+  ":Docker\'s data root:"
+  ":the image\'s ID, the first digits of it, or its name:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_graph_show_defaults_added=0
+
+_shtab_transship_graph_tar_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  {-o,--output}"[where to write it (default\: standard output)]:FILE:_files"
+  "--driver[the graph driver that the layers are of (default\: that which has layers)]:D:"
+  ":Docker\'s data root:"
+  ":the image\'s ID, the first digits of it, or its name:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_graph_tar_defaults_added=0
+
+_shtab_transship_graph_verify_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--jobs[layers worked on at once (default\: one per processor, but at most 8)]:N:"
+  "--driver[the graph driver that the layers are of (default\: that which has layers)]:D:"
+  "--json[print one JSON object]"
+  ":Docker\'s data root:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_graph_verify_defaults_added=0
+
 _shtab_transship_logs_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--follow[go on with what comes, until the run that the service is at ends]"
@@ -132,7 +261,7 @@ _shtab_transship_logs_defaults_added=0
 _shtab_transship_migrate_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--source[Docker\'s data root (default\: the data-root of daemon.json, or \/var\/lib\/docker)]:DIR:_files -/"
-  "--target[containerd, containerd\:SOCKET, or oci\:DIR for an OCI image layout (default\: containerd, if its socket is there)]:TARGET:"
+  "--target[containerd, containerd\:SOCKET, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
   "*--image[only this image (name or ID), with the images it was built from\; may be repeated]:REF:"
   "--namespace[containerd namespace (default\: moby, Docker\'s\; Kubernetes\'\: k8s.io)]:N:"
   "--snapshotter[overlayfs or native (default\: native for vfs, overlayfs for all others)]:S:"
@@ -154,7 +283,7 @@ _shtab_transship_migrate_defaults_added=0
 _shtab_transship_plan_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--source[Docker\'s data root (default\: the data-root of daemon.json, or \/var\/lib\/docker)]:DIR:_files -/"
-  "--target[containerd, containerd\:SOCKET, or oci\:DIR for an OCI image layout (default\: containerd, if its socket is there)]:TARGET:"
+  "--target[containerd, containerd\:SOCKET, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
   "*--image[only this image (name or ID), with the images it was built from\; may be repeated]:REF:"
   "--namespace[containerd namespace (default\: moby, Docker\'s\; Kubernetes\'\: k8s.io)]:N:"
   "--snapshotter[overlayfs or native (default\: native for vfs, overlayfs for all others)]:S:"
@@ -221,7 +350,7 @@ _shtab_transship_status_defaults_added=0
 _shtab_transship_verify_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--source[Docker\'s data root (default\: the data-root of daemon.json, or \/var\/lib\/docker)]:DIR:_files -/"
-  "--target[containerd, containerd\:SOCKET, or oci\:DIR for an OCI image layout (default\: containerd, if its socket is there)]:TARGET:"
+  "--target[containerd, containerd\:SOCKET, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
   "*--image[only this image (name or ID), with the images it was built from\; may be repeated]:REF:"
   "--namespace[containerd namespace (default\: moby, Docker\'s\; Kubernetes\'\: k8s.io)]:N:"
   "--snapshotter[overlayfs or native (default\: native for vfs, overlayfs for all others)]:S:"
@@ -253,10 +382,12 @@ _shtab_transship() {
       curcontext="${curcontext%:*:*}:_shtab_transship-$line[1]:"
       case $line[1] in
         arm) _arguments -C -s $_shtab_transship_arm_options ;;
+        bolt) _shtab_transship_bolt ;;
         boot) _arguments -C -s $_shtab_transship_boot_options ;;
         cancel) _arguments -C -s $_shtab_transship_cancel_options ;;
         config) _shtab_transship_config ;;
         disarm) _arguments -C -s $_shtab_transship_disarm_options ;;
+        graph) _shtab_transship_graph ;;
         logs) _arguments -C -s $_shtab_transship_logs_options ;;
         migrate) _arguments -C -s $_shtab_transship_migrate_options ;;
         plan) _arguments -C -s $_shtab_transship_plan_options ;;
@@ -265,6 +396,32 @@ _shtab_transship() {
         serve) _arguments -C -s $_shtab_transship_serve_options ;;
         status) _arguments -C -s $_shtab_transship_status_options ;;
         verify) _arguments -C -s $_shtab_transship_verify_options ;;
+      esac
+  esac
+}
+
+_shtab_transship_bolt() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->bolt'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_transship_bolt_defaults_added )); then
+    if (( ${_shtab_transship_bolt_options[(I)${(q)one_or_more}*]} +          ${_shtab_transship_bolt_options[(I)${(q)remainder}*]} +          ${_shtab_transship_bolt_options[(I)${(q)default}]} == 0 )); then
+      _shtab_transship_bolt_options+=(': :_shtab_transship_bolt_commands' '*::: :->bolt')
+    fi
+    _shtab_transship_bolt_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_transship_bolt_options
+
+  case $state in
+    bolt)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_transship_bolt-$line[1]:"
+      case $line[1] in
+        check) _arguments -C -s $_shtab_transship_bolt_check_options ;;
+        dump) _arguments -C -s $_shtab_transship_bolt_dump_options ;;
+        get) _arguments -C -s $_shtab_transship_bolt_get_options ;;
+        ls) _arguments -C -s $_shtab_transship_bolt_ls_options ;;
       esac
   esac
 }
@@ -289,6 +446,33 @@ _shtab_transship_config() {
       case $line[1] in
         check) _arguments -C -s $_shtab_transship_config_check_options ;;
         show) _arguments -C -s $_shtab_transship_config_show_options ;;
+      esac
+  esac
+}
+
+_shtab_transship_graph() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->graph'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_transship_graph_defaults_added )); then
+    if (( ${_shtab_transship_graph_options[(I)${(q)one_or_more}*]} +          ${_shtab_transship_graph_options[(I)${(q)remainder}*]} +          ${_shtab_transship_graph_options[(I)${(q)default}]} == 0 )); then
+      _shtab_transship_graph_options+=(': :_shtab_transship_graph_commands' '*::: :->graph')
+    fi
+    _shtab_transship_graph_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_transship_graph_options
+
+  case $state in
+    graph)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_transship_graph-$line[1]:"
+      case $line[1] in
+        heads) _arguments -C -s $_shtab_transship_graph_heads_options ;;
+        ls) _arguments -C -s $_shtab_transship_graph_ls_options ;;
+        show) _arguments -C -s $_shtab_transship_graph_show_options ;;
+        tar) _arguments -C -s $_shtab_transship_graph_tar_options ;;
+        verify) _arguments -C -s $_shtab_transship_graph_verify_options ;;
       esac
   esac
 }

@@ -200,7 +200,7 @@ def test_what_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(SourceMissing):
         bolt_file.rewrite(path, other)
     path.write_bytes(b"")
-    with pytest.raises(SourceCorrupt, match=f"{path}: 0 bytes"), bolt_file.opened(path):
+    with pytest.raises(SourceCorrupt, match=f"{path} is empty"), bolt_file.opened(path):
         pass
     path.write_bytes(bytes(10_000))
     with pytest.raises(SourceCorrupt, match="not a bbolt file"):

@@ -35,6 +35,7 @@ _COMMANDS = (
     "disarm",
     "boot",
     "graph",
+    "bolt",
     "serve",
     "config",
 )
