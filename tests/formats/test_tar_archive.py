@@ -503,10 +503,12 @@ def test_gnu_tar_concatenated(tree: Path, tmp_path: Path) -> None:
     assert files(check_real((tmp_path / "a.tar").read_bytes(), tmp_path)) == [(b"hard", 513), (b"link", 0)]
 
 
-@pytest.mark.skipif(not shutil.which("bsdtar"), reason="bsdtar is not installed")
-@pytest.mark.parametrize("form", ["v7", "ustar", "gnutar", "pax", "restricted-pax"])
-def test_bsdtar(form: str, tree: Path, tmp_path: Path) -> None:
-    assert len(files(check_real(written("bsdtar", f"--format={form}", "-cf", "-", "-C", str(tree), "."), tmp_path))) == 14
+@pytest.mark.real
+@pytest.mark.parametrize(("form", "members"), [("v7", 13), ("ustar", 14), ("gnutar", 14), ("pax", 14), ("rpax", 14)])
+def test_bsdtar(form: str, members: int, tree: Path, tmp_path: Path) -> None:
+    """It puts no pipes into an archive of the form v7."""
+    packed = written("bsdtar", f"--format={form}", "-cf", "-", "-C", str(tree), ".")
+    assert len(files(check_real(packed, tmp_path))) == members
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
