@@ -21,7 +21,7 @@ from transship.stores.graph import check
 from transship.stores.graph.images import RESTORE_HINT
 from transship.stores.graph.relations import children, heads
 from transship.stores.graph.store import find_image, read_graph
-from transship.stores.oci.layout import mapped
+from transship.stores.mapped import mapped
 from transship.text import printable, size
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from transship.files.durable import sync_directory
 from transship.formats.bolt.page import Damage
 from transship.formats.bolt.reader import Database
 from transship.formats.bolt.writer import PAGE_SIZE, write
-from transship.stores.oci.layout import mapped
+from transship.stores.mapped import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from transship.files import durable
 from transship.formats import references
 from transship.stores.graph.images import SHORT_ID
 from transship.stores.graph.names import read_file
-from transship.stores.oci.layout import mapped
+from transship.stores.mapped import mapped
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,7 @@ from transship.stores.graph.members import read_members
 from transship.stores.graph.relations import children, ensure_loadable, ensure_stated
 from transship.stores.graph.store import read_graph
 from transship.stores.graph.unpack import Unpacker
-from transship.stores.oci.layout import mapped
+from transship.stores.mapped import mapped
 
 if TYPE_CHECKING:
     from pathlib import Path

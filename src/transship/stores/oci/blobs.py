@@ -11,7 +11,7 @@ from transship.errors import TargetNotFound, TargetRefused
 from transship.files import durable
 from transship.formats import digest as digests
 from transship.stores.interfaces import ContentInfo
-from transship.stores.oci.layout import mapped
+from transship.stores.mapped import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

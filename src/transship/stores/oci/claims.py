@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from transship.formats import digest as digests
-from transship.stores.oci.layout import mapped
+from transship.stores.mapped import mapped
 
 if TYPE_CHECKING:
     from pathlib import Path

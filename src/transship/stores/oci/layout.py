@@ -7,7 +7,6 @@ replaced, so that a lock on it means the same to every process.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import stat
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from transship.errors import TargetFull, TargetRefused, TargetUnavailable
+from transship.errors import TargetRefused, TargetUnavailable
 from transship.files import durable
+from transship.stores.mapped import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,17 +35,6 @@ _HARMLESS = frozenset({"lost+found"})  # a new file system has it
 
 class _Marker(msgspec.Struct):
     version: str = msgspec.field(name="imageLayoutVersion")
-
-
-@contextmanager
-def mapped(about: object) -> Iterator[None]:
-    """Turn an OSError into TargetFull or TargetUnavailable that names ``about``, the path or thing concerned."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise TargetFull(f"{about}: {error.strerror}", remedy="make room on its file system, then run again") from error
-        raise TargetUnavailable(f"{about}: {error}", remedy="see that it can be written to, then run again") from error
 
 
 class Layout:
