@@ -50,7 +50,7 @@ function _shtab_transship_using
   test "$_shtab_transship_cmdpath" = "$argv"
 end
 
-set -g _shtab_transship_commands plan migrate status logs cancel resume verify rollback arm disarm boot graph 'graph ls' 'graph heads' 'graph show' 'graph tar' 'graph verify' bolt 'bolt ls' 'bolt get' 'bolt dump' 'bolt check' serve config 'config show' 'config check'
+set -g _shtab_transship_commands plan migrate status logs cancel resume verify rollback arm disarm boot graph 'graph ls' 'graph heads' 'graph show' 'graph tar' 'graph verify' bolt 'bolt ls' 'bolt get' 'bolt dump' 'bolt check' buildkit 'buildkit inspect' serve config 'config show' 'config check'
 set -g _shtab_transship_opts_with_value --compression --config --driver --fill --image --jobs --level --namespace --output --snapshotter --socket --source --state-dir --target -o
 
 complete -c transship -e
@@ -195,6 +195,13 @@ complete -c transship -n '_shtab_transship_using bolt; and test $_shtab_transshi
 complete -c transship -n '_shtab_transship_using bolt check' -s h -l help -d 'show this help message and exit'
 complete -c transship -n '_shtab_transship_using bolt check' -l json -d 'print one JSON object'
 complete -c transship -n '_shtab_transship_using bolt check; and test $_shtab_transship_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'the bbolt file'
+complete -c transship -n '_shtab_transship_using; and test $_shtab_transship_npos -eq 0' -a buildkit -d 'look into BuildKit'"'"'s build cache'
+complete -c transship -n '_shtab_transship_using buildkit' -s h -l help -d 'show this help message and exit'
+complete -c transship -n '_shtab_transship_using buildkit' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default: /etc/transship/transship.toml, if there is one)'
+complete -c transship -n '_shtab_transship_using buildkit; and test $_shtab_transship_npos -eq 0' -a inspect -d 'list the records of a cache'
+complete -c transship -n '_shtab_transship_using buildkit inspect' -s h -l help -d 'show this help message and exit'
+complete -c transship -n '_shtab_transship_using buildkit inspect' -l json -d 'print one JSON object'
+complete -c transship -n '_shtab_transship_using buildkit inspect; and test $_shtab_transship_npos -eq 0' -ka "(__fish_complete_directories)" -d 'a worker'"'"'s directory, the root of buildkitd, or Docker'"'"'s'
 complete -c transship -n '_shtab_transship_using; and test $_shtab_transship_npos -eq 0' -a serve -d 'run as a service that migrates, and tells how it goes, on a Unix socket'
 complete -c transship -n '_shtab_transship_using serve' -s h -l help -d 'show this help message and exit'
 complete -c transship -n '_shtab_transship_using serve' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'where the transship service listens (default: /run/transship/transship.sock)'

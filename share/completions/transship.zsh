@@ -13,6 +13,7 @@ _shtab_transship_commands() {
     arm:'migrate at the next boot, before Docker starts'
     bolt:'look into a bbolt file'
     boot:'migrate as armed; run by transship-boot.service'
+    buildkit:'look into BuildKit'"'"'s build cache'
     cancel:'stop the run that the service is at'
     config:'show or check the configuration'
     disarm:'do not migrate at the next boot'
@@ -37,6 +38,13 @@ _shtab_transship_bolt_commands() {
     ls:'list a bucket'"'"'s keys'
   )
   _describe 'transship bolt commands' _commands
+}
+
+_shtab_transship_buildkit_commands() {
+  local _commands=(
+    inspect:'list the records of a cache'
+  )
+  _describe 'transship buildkit commands' _commands
 }
 
 _shtab_transship_config_commands() {
@@ -138,6 +146,23 @@ _shtab_transship_boot_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_transship_boot_defaults_added=0
+
+_shtab_transship_buildkit_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--config[configuration file (default\: \/etc\/transship\/transship.toml, if there is one)]:FILE:_files"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_buildkit_defaults_added=0
+
+_shtab_transship_buildkit_inspect_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[print one JSON object]"
+  ":a worker\'s directory, the root of buildkitd, or Docker\'s:_files -/"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_buildkit_inspect_defaults_added=0
 
 _shtab_transship_cancel_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -384,6 +409,7 @@ _shtab_transship() {
         arm) _arguments -C -s $_shtab_transship_arm_options ;;
         bolt) _shtab_transship_bolt ;;
         boot) _arguments -C -s $_shtab_transship_boot_options ;;
+        buildkit) _shtab_transship_buildkit ;;
         cancel) _arguments -C -s $_shtab_transship_cancel_options ;;
         config) _shtab_transship_config ;;
         disarm) _arguments -C -s $_shtab_transship_disarm_options ;;
@@ -422,6 +448,29 @@ _shtab_transship_bolt() {
         dump) _arguments -C -s $_shtab_transship_bolt_dump_options ;;
         get) _arguments -C -s $_shtab_transship_bolt_get_options ;;
         ls) _arguments -C -s $_shtab_transship_bolt_ls_options ;;
+      esac
+  esac
+}
+
+_shtab_transship_buildkit() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->buildkit'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_transship_buildkit_defaults_added )); then
+    if (( ${_shtab_transship_buildkit_options[(I)${(q)one_or_more}*]} +          ${_shtab_transship_buildkit_options[(I)${(q)remainder}*]} +          ${_shtab_transship_buildkit_options[(I)${(q)default}]} == 0 )); then
+      _shtab_transship_buildkit_options+=(': :_shtab_transship_buildkit_commands' '*::: :->buildkit')
+    fi
+    _shtab_transship_buildkit_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_transship_buildkit_options
+
+  case $state in
+    buildkit)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_transship_buildkit-$line[1]:"
+      case $line[1] in
+        inspect) _arguments -C -s $_shtab_transship_buildkit_inspect_options ;;
       esac
   esac
 }

@@ -36,6 +36,7 @@ _COMMANDS = (
     "boot",
     "graph",
     "bolt",
+    "buildkit",
     "serve",
     "config",
 )

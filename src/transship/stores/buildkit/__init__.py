@@ -1,0 +1,1 @@
+"""BuildKit's cache: what it knows of the results of build steps, in both versions of its metadata."""
