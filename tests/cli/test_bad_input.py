@@ -354,7 +354,7 @@ def test_a_target_that_cannot_be_written_to(sample: Sample) -> None:
     refused(sample.migrate(), 4, "/proc")
 
 
-@pytest.mark.parametrize("target", ["docker", "oci", "oci:", "", "OCI:/x", "/some/where", "registry:x"])
+@pytest.mark.parametrize("target", ["docker:/x", "oci", "oci:", "", "OCI:/x", "/some/where", "registry:x"])
 def test_a_target_that_is_none(sample: Sample, target: str) -> None:
     ended = command("migrate", "--json", *sample.ends, "--target", target)
     refused(ended, 2, repr(target))

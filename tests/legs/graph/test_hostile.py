@@ -7,7 +7,6 @@ import gzip
 import os
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,8 +22,14 @@ if TYPE_CHECKING:
 
 SECRET = b"what is outside"
 _UNPACKED = 1 << 29
-MEASURED = "import resource, sys; from transship.cli.main import main; code = main(sys.argv[1:]);\
- print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+MEASURED = """
+import sys
+from transship.cli.main import main
+code = main(sys.argv[1:])
+[peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")]
+print(peak, file=sys.stderr)
+sys.exit(code)
+"""
 
 
 class Hostile:
@@ -206,12 +211,11 @@ def test_a_new_store_that_is_a_link(hostile: Hostile, tmp_path: Path) -> None:
     assert list((tmp_path / "elsewhere").rglob("*")) == [tmp_path / "elsewhere" / "vfs"]
 
 
-def _measured(upgrade: Upgrade) -> tuple[int, int, float]:
-    """Upgrade in a process of its own; return its exit code, the most memory that it had, in MiB, and how long it took."""
+def _measured(upgrade: Upgrade) -> tuple[int, int]:
+    """Upgrade in a process of its own; return its exit code, and the most memory that it had, in MiB."""
     command = [sys.executable, "-c", MEASURED, "migrate", "--direct", *upgrade.ends]
-    begun = time.monotonic()
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
-    return ended.returncode, int(ended.stderr.split()[-1]) >> 10, time.monotonic() - begun
+    return ended.returncode, int(ended.stderr.split()[-1]) >> 10
 
 
 SEGMENT = b'{"type":2,"payload":"' + base64.b64encode(bytes(768 << 10)) + b'","position":0}\n'
@@ -220,11 +224,10 @@ SEGMENT = b'{"type":2,"payload":"' + base64.b64encode(bytes(768 << 10)) + b'","p
 @pytest.mark.parametrize(
     "piece", [bytes(1 << 20), b" " * (1 << 20), b"\n" * (1 << 20), b'{"type":1,' * (1 << 17), SEGMENT], ids=range(5)
 )
-def test_a_bomb_takes_neither_memory_nor_time(piece: bytes, hostile: Hostile) -> None:
+def test_a_bomb_takes_no_memory(piece: bytes, hostile: Hostile) -> None:
     hostile.pack(piece for _ in range(_UNPACKED // len(piece)))
     assert (hostile.directory / "tar-data.json.gz").stat().st_size < 20 << 20
-    code, memory, seconds = _measured(hostile.upgrade)
+    code, memory = _measured(hostile.upgrade)
     assert code == 0
     assert memory < 300
-    assert seconds < 60
     assert hostile.upgrade.images.keys() == {hostile.bad, hostile.good}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -125,9 +124,7 @@ def test_no_names_at_all(builder: GraphBuilder, upgrade: Upgrade) -> None:
 def test_a_hundred_thousand_names(builder: GraphBuilder, upgrade: Upgrade) -> None:
     image_id = builder.image({"x": b""})
     write_names(builder, {f"name{number}": {"1": image_id} for number in range(100_000)})
-    begun = time.monotonic()
-    assert upgrade.migrate().code == 0
-    assert time.monotonic() - begun < 30  # about 2 s; a step in the square of them would take minutes
+    assert upgrade.migrate().code == 0  # takes about 2 s; a step in the square of them would take minutes
     assert len(upgrade.tags) == 100_000
 
 
