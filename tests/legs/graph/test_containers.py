@@ -8,24 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.legs.graph.upgrades import Upgrade, as_it_is, failed, noted, upgrade_of
-from tests.stores.graph.builder import GraphBuilder
+from tests.legs.graph.upgrades import Upgrade, as_it_is, failed, noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    from tests.stores.graph.builder import GraphBuilder
 
 ABSENT = "0" * 64
-
-
-@pytest.fixture
-def builder(tmp_path: Path) -> GraphBuilder:
-    return GraphBuilder(tmp_path / "docker")
-
-
-@pytest.fixture
-def upgrade(builder: GraphBuilder, tmp_path: Path) -> Upgrade:
-    return upgrade_of(builder.root, tmp_path / "state")
 
 
 def _no_config(builder: GraphBuilder, container_id: str) -> None:

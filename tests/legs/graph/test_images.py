@@ -21,16 +21,6 @@ DRIVERS = ("aufs", "overlay", "vfs")
 
 
 @pytest.fixture
-def builder(tmp_path: Path) -> GraphBuilder:
-    return GraphBuilder(tmp_path / "docker")
-
-
-@pytest.fixture
-def upgrade(builder: GraphBuilder, tmp_path: Path) -> Upgrade:
-    return upgrade_of(builder.root, tmp_path / "state")
-
-
-@pytest.fixture
 def journey(builder: GraphBuilder, tmp_path: Path) -> Journey:
     return Journey(builder.root, tmp_path / "layout", tmp_path / "state")
 

@@ -8,22 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.legs.graph.upgrades import Upgrade, as_it_is, failed, noted, upgrade_of
-from tests.stores.graph.builder import GraphBuilder
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from tests.stores.graph.builder import GraphBuilder
 
 DIGEST = f"sha256:{'c' * 64}"
-
-
-@pytest.fixture
-def builder(tmp_path: Path) -> GraphBuilder:
-    return GraphBuilder(tmp_path / "docker")
-
-
-@pytest.fixture
-def upgrade(builder: GraphBuilder, tmp_path: Path) -> Upgrade:
-    return upgrade_of(builder.root, tmp_path / "state")
 
 
 def write_names(builder: GraphBuilder, repositories: object) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from transship.engine.step import Resource
 from transship.files.fill import LINK_THRESHOLD, FillMode
 from transship.formats.compression import Codec
-from transship.legs.containerd.layers import estimated_files
+from transship.stores.docker import tar_stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ def estimate(voyage: Voyage, itinerary: Itinerary, known: Mapping[str, Value]) -
     files = sum(step.cost.files for step in waiting)
     snapshot_layers = [layer for layer in itinerary.layers if f"snapshot:{layer.chain_id}" in keys]
     snapshots = sum(_bytes_written(voyage, layer.size) for layer in snapshot_layers)
-    inodes = sum(estimated_files(layer) for layer in snapshot_layers)
+    inodes = sum(tar_stream.estimated_files(layer.tar_split) for layer in snapshot_layers)
     work = {"content": (int(blobs * _COMPRESSED_SHARE[voyage.recipe.codec]), len(waiting)), "snapshots": (snapshots, inodes)}
     return Estimate(
         steps=len(itinerary.plan),

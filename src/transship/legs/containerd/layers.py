@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from transship.legs.containerd.voyage import Voyage
     from transship.stores.docker.layers import Layer
 
-_BYTES_PER_METADATA_ENTRY = 70
-"""What a file takes up in tar-split data on average, packed; used to estimate how many there are without reading it."""
-
 
 class LayerBlob(msgspec.Struct, frozen=True):
     """What a blob step leaves. ``chain_id`` is the layer whose files were read: they are known to be whole."""
@@ -44,14 +41,6 @@ def blob_key(diff_id: Digest) -> str:
     return f"blob:{diff_id}"
 
 
-def estimated_files(layer: Layer) -> int:
-    """Return about how many files a layer has, from the size of its tar-split data; 0 if it has none."""
-    try:
-        return layer.tar_split.stat().st_size // _BYTES_PER_METADATA_ENTRY
-    except OSError:
-        return 0
-
-
 def blob_step(voyage: Voyage, diff_id: Digest, layers: Sequence[Layer], threads: int) -> Step:
     """Return the step that stores the blob of ``diff_id``, read from the first of ``layers`` that is whole.
 
@@ -63,7 +52,7 @@ def blob_step(voyage: Voyage, diff_id: Digest, layers: Sequence[Layer], threads:
         resource=Resource.CPU,
         run=lambda context: _store_blob(voyage, diff_id, layers, threads, context),
         check=lambda value: present(lambda: voyage.target.content.info(msgspec.convert(value, LayerBlob).digest)),
-        cost=Cost(layers[0].size, estimated_files(layers[0])),
+        cost=Cost(layers[0].size, tar_stream.estimated_files(layers[0].tar_split)),
     )
 
 

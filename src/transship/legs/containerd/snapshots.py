@@ -16,8 +16,8 @@ import msgspec
 from transship.engine.step import Cost, Resource, Result, Step
 from transship.errors import SourceCorrupt, TargetFull, TargetUnavailable
 from transship.formats.digest import Digest
-from transship.legs.containerd.layers import LayerBlob, blob_key, estimated_files, mismatch, present, read, short
-from transship.stores.docker import trees
+from transship.legs.containerd.layers import LayerBlob, blob_key, mismatch, present, read, short
+from transship.stores.docker import tar_stream, trees
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def tree_key(chain_id: Digest) -> str:
 
 def snapshot_steps(voyage: Voyage, snapshots: Snapshotter, layer: Layer) -> Iterator[Step]:
     """Yield the step that makes the snapshot of ``layer`` and, before it, the one that makes its tree if it has many files."""
-    files = estimated_files(layer)
+    files = tar_stream.estimated_files(layer.tar_split)
     aside = files >= MANY_FILES
     if aside:
         yield Step(

@@ -18,7 +18,6 @@ from transship.files.compare import Comparison
 from transship.formats import digest, oci
 from transship.formats.compression import decompressed
 from transship.formats.digest import Digest
-from transship.legs.containerd.layers import estimated_files
 from transship.legs.containerd.manifests import title
 from transship.stores.docker import tar_stream, trees
 from transship.stores.interfaces import TreeForm
@@ -83,7 +82,7 @@ def _step(
             raise VerificationFailed(f"{'; '.join(found[:_MOST_DIFFERENCES])}{more}", remedy=_REMEDY)
         return Result({}, created=False)
 
-    cost = Cost(layer.size, estimated_files(layer)) if layer else Cost()
+    cost = Cost(layer.size, tar_stream.estimated_files(layer.tar_split)) if layer else Cost()
     return Step(key, what, resource, run, lambda _: False, cost=cost)
 
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from transship.stores.graph.images import GraphImage
     from transship.stores.graph.stream import LayerFiles
 
-_BYTES_PER_METADATA_ENTRY = 70
 _UNKNOWN_SIZE = 1 << 20
 
 
@@ -81,14 +80,10 @@ def recorded_data(workspace: Workspace, image: GraphImage) -> Path:
 def cost_of(image: GraphImage) -> Cost:
     """Return about what it takes to read an image's layer."""
     try:
-        files = image.tar_data.stat().st_size // _BYTES_PER_METADATA_ENTRY
-    except OSError:
-        files = 0
-    try:
         size = image.size
     except SourceCorrupt:
         size = None
-    return Cost(_UNKNOWN_SIZE if size is None else size, files)
+    return Cost(_UNKNOWN_SIZE if size is None else size, tar_stream.estimated_files(image.tar_data))
 
 
 def _stands(workspace: Workspace, image: GraphImage, found: LayerSum) -> bool:

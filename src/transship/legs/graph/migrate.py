@@ -123,7 +123,7 @@ async def upgrade(attempt: Attempt, workspace: Workspace, wanted: frozenset[str]
     whole, left_out = _standing_on(images, sums.keys())
     mapping = SavedMapping(workspace.place)
     former = {image.id: new_id for image in whole if (new_id := mapping.get(image.id))}
-    broken = await to_thread.run_sync(_broken_images, workspace)
+    broken = await to_thread.run_sync(_broken_images, workspace) if former else frozenset()
     if mapping.damage:
         left_out.append(LeftOut(MAPPING, f"{mapping.damage}; it was made anew", "nothing is lost", lost=False))
     await _sail(attempt, image_steps(workspace, mapping, whole, sums), left_out)

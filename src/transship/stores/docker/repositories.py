@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transship.formats.digest import Digest
 
 _SIZE_LIMIT = 64 * 1024 * 1024
+_RESTORE_HINT = "restore it from a backup; without it, images have no names"
 
 
 class _File(msgspec.Struct, rename="pascal"):
@@ -56,15 +57,25 @@ def read_repositories(path: Path) -> Repositories:
 
 
 def _read_file(path: Path) -> list[tuple[str, str]]:
-    remedy = "restore it from a backup; without it, images have no names"
+    repositories = read_file(path)
+    if repositories is None:
+        raise SourceCorrupt(f"{path} is missing", remedy=_RESTORE_HINT)
+    return [pair for names in repositories.values() for pair in names.items()]
+
+
+def read_file(path: Path) -> dict[str, dict[str, str]] | None:
+    """Return what the file at ``path`` has for each repository, None if nothing is there. Raises SourceCorrupt.
+
+    The file of the v1 store has the same form, with other keys.
+    """
     raw = small_files.read(str(path), _SIZE_LIMIT)
     if raw is None:
-        raise SourceCorrupt(f"{path} is missing", remedy=remedy)
+        return None
     try:
         repositories = msgspec.json.decode(raw, type=_File).repositories or {}
     except (ValueError, RecursionError) as error:
-        raise SourceCorrupt(f"{path} is damaged: {error}", remedy=remedy) from error
-    return [pair for names in repositories.values() for pair in (names or {}).items()]
+        raise SourceCorrupt(f"{path} is damaged: {error}", remedy=_RESTORE_HINT) from error
+    return {repository: names or {} for repository, names in repositories.items()}
 
 
 def _add(found: Repositories, name: str, image_id: str) -> None:

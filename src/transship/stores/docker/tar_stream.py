@@ -33,6 +33,9 @@ _WEIGHT_OF_AN_ENTRY = 1 << 10
 _ASKED_OF_A_FILE = 1 << 20
 """Bytes of one file that are asked for ahead; of a larger one the kernel reads the rest ahead by itself."""
 
+_BYTES_PER_METADATA_ENTRY = 70
+"""What a file takes up in tar-split data on average, packed; used to estimate how many there are without reading it."""
+
 RESTORE_HINT = "pull or rebuild the image, or leave it out"
 
 
@@ -171,6 +174,14 @@ def _ensure_content(status: os.stat_result) -> None:
         raise ValueError("not a regular file")
     if not status.st_size:
         raise ValueError("empty")
+
+
+def estimated_files(metadata: Path) -> int:
+    """Return about how many files a layer has, from the size of its tar-split data; 0 if it has none."""
+    try:
+        return metadata.stat().st_size // _BYTES_PER_METADATA_ENTRY
+    except OSError:
+        return 0
 
 
 @contextmanager

@@ -9,21 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from transship.errors import SourceCorrupt
 from transship.formats import references
-from transship.stores.docker import small_files
+from transship.stores.docker import repositories as newer
 from transship.stores.docker.problem import Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_SIZE_LIMIT = 64 * 1024 * 1024
-
-
-class _File(msgspec.Struct, rename="pascal"):
-    repositories: dict[str, dict[str, str] | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,15 +46,7 @@ def read_names(path: Path) -> Names:
 
 def read_file(path: Path) -> dict[str, dict[str, str]]:
     """Return what the file at ``path`` says, as it stands: repository to tag or digest to v1 ID. Raises SourceCorrupt."""
-    remedy = "restore it from a backup; without it, images have no names"
-    raw = small_files.read(str(path), _SIZE_LIMIT)
-    if raw is None:
-        return {}
-    try:
-        repositories = msgspec.json.decode(raw, type=_File).repositories or {}
-    except (ValueError, RecursionError) as error:
-        raise SourceCorrupt(f"{path} is damaged: {error}", remedy=remedy) from error
-    return {name: keys or {} for name, keys in repositories.items()}
+    return newer.read_file(path) or {}
 
 
 def _add(found: Names, path: Path, repository: str, key: str, image_id: str) -> None:
