@@ -111,7 +111,8 @@ def test_a_damaged_value_costs_itself(unpacked: Callable[[str], Path]) -> None:
         root[b"_main"][record][b"cache.usageCount"] = json.dumps({"value": "many"}).encode()
         return root
 
-    bolt_file.rewrite(place / "root" / "runc-overlayfs" / "metadata.db", change)
+    with bolt_file.held(place / "root" / "runc-overlayfs" / "metadata.db") as file:
+        file.commit(change(file.database))
     [cache] = inspected(place / "root", 5)
     [message] = cache["damaged"]
     assert message.startswith(f"record {record.decode()}: cache.description: ")

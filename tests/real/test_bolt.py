@@ -67,6 +67,11 @@ def layer(name: str) -> bytes:
     return file.getvalue()
 
 
+def rewrite(path: Path) -> None:
+    with bolt_file.held(path) as file:
+        file.commit(file.database.root)
+
+
 def fill(daemon: Containerd, directory: Path, *names: str) -> None:
     """Add images, unpacked, and as many leases as make a bucket of several pages."""
     for name in names:
@@ -103,7 +108,7 @@ def test_containerd_goes_on(page_size: int, start_containerd: Callable[..., Cont
     daemon = start_containerd()
     fill(daemon, tmp_path, "a", "b")
     with pytest.raises(SourceBusy):
-        bolt_file.rewrite(daemon.root / _DATABASES[0], lambda database: database.root)
+        rewrite(daemon.root / _DATABASES[0])
     known = state(daemon)
     assert (len(known.images), len(known.snapshots), len(known.leases)) == (2, 2 * _LAYERS, 50)
     daemon.stop()
@@ -124,7 +129,7 @@ def test_containerd_goes_on(page_size: int, start_containerd: Callable[..., Cont
         daemon.stop()
         after = contents(daemon)
         for name in _DATABASES:
-            bolt_file.rewrite(daemon.root / name, lambda database: database.root)
+            rewrite(daemon.root / name)
         assert contents(daemon) == after
 
     daemon.start()

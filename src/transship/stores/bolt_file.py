@@ -1,4 +1,4 @@
-"""bbolt files on disk: opened under the lock that bbolt itself takes, and replaced as a whole.
+"""bbolt files on disk: opened under the lock that bbolt itself takes, and changed as bbolt changes them.
 
 bbolt holds flock(2) on a file that it has open, exclusive if it may write (etcd-io/bbolt ``bolt_unix.go``). So does this.
 """
@@ -11,20 +11,22 @@ import mmap
 import os
 import stat
 import tempfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from transship.errors import SourceBusy, SourceCorrupt, SourceError, SourceMissing, TargetExists
+from transship.errors import SourceBusy, SourceCorrupt, SourceError, SourceMissing, TargetExists, TargetUnavailable
 from transship.files.beneath import FILE_FLAGS
 from transship.files.durable import sync_directory
+from transship.files.locks import holder
+from transship.formats.bolt.draft import Draft
 from transship.formats.bolt.page import Damage
 from transship.formats.bolt.reader import Database
-from transship.formats.bolt.writer import PAGE_SIZE, write
+from transship.formats.bolt.writer import add_transaction, write
 from transship.stores.mapped import mapped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from transship.formats.bolt.writer import Content
 
@@ -41,8 +43,8 @@ def opened(path: Path) -> Iterator[Database]:
     cannot be read, and SourceCorrupt for Damage, also for what the block meets. It must not be cut short meanwhile, which
     nobody does who heeds the lock: that would end the process (SIGBUS).
     """
-    with _locked(path, fcntl.LOCK_SH) as descriptor, _mapped_into_memory(path, descriptor) as database:
-        yield database
+    with _locked(path, fcntl.LOCK_SH) as descriptor, _damage_of(path), _mapped_into_memory(path, descriptor) as buffer:
+        yield Database(buffer)
 
 
 def create(path: Path, content: Content) -> None:
@@ -50,7 +52,7 @@ def create(path: Path, content: Content) -> None:
 
     Raises TargetExists if something is there, TargetFull or TargetUnavailable if it cannot be written; and like ``write``.
     """
-    with mapped(path), _written_aside(path, content, PAGE_SIZE) as aside:
+    with mapped(path), _written_aside(path, content) as aside:
         os.fsync(aside.fileno())
         try:
             os.link(aside.name, path)
@@ -59,31 +61,87 @@ def create(path: Path, content: Content) -> None:
         sync_directory(path.parent)
 
 
-def rewrite(path: Path, change: Callable[[Database], Content]) -> None:
-    """Replace the database at ``path`` by what ``change`` makes of it, wholly or not at all; its owner and mode stay.
+class Held:
+    """A database that is nobody else's while it is held, and can be changed as often as one likes."""
 
-    Durable when this returns. ``change`` may give back what reads from the old one as it is written. Who has come to wait for
-    the lock meanwhile will have the old file, that nobody sees any more: have daemons stopped, and not started before this
-    ends. Raises like ``opened``, here if any other program has it open, and like ``create``.
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._buffer, self._database = self._read()
+
+    @property
+    def database(self) -> Database:
+        """It, as the last commit left it; until the next one."""
+        return self._database
+
+    def draft(self) -> Draft:
+        """Return its root bucket, to be changed and committed."""
+        return Draft(self._database.root)
+
+    def commit(self, content: Content) -> None:
+        """Replace all that it holds by ``content``, wholly or not at all; durable when this returns.
+
+        As bbolt does it: in pages that were not in use, and then by one write to a meta page. So the file stays the same, for
+        those too that wait for its lock. What was read before may be among the content, and is nobody's to use afterwards.
+        Raises TargetFull, TargetUnavailable; ValueError like ``write``.
+        """
+        size = os.fstat(self._descriptor).st_size
+        with mapped(self.path):
+            try:
+                with open(self._descriptor, "r+b", closefd=False) as file:
+                    last = add_transaction(file, self._database, content)
+                os.fsync(self._descriptor)
+            except BaseException:
+                with suppress(OSError):
+                    os.ftruncate(self._descriptor, size)
+                raise
+            os.pwrite(self._descriptor, last.data, last.offset)
+            os.fsync(self._descriptor)
+        self._buffer.close()
+        self._buffer, self._database = self._read()
+
+    def close(self) -> None:
+        """Let go of what was read; the lock is ``held``'s."""
+        self._buffer.close()
+
+    def _read(self) -> tuple[mmap.mmap, Database]:
+        buffer = _mapped_into_memory(self.path, self._descriptor)
+        try:
+            return buffer, Database(buffer)
+        except Damage:
+            buffer.close()
+            raise
+
+
+@contextmanager
+def held(path: Path) -> Iterator[Held]:
+    """Have the database at ``path`` to change. Raises like ``opened``, here if any other program has it open; TargetUnavailable
+    if it cannot be written to.
     """
-    with _locked(path, fcntl.LOCK_EX) as descriptor, _mapped_into_memory(path, descriptor) as database:
-        old = os.fstat(descriptor)
-        with mapped(path), _written_aside(path, change(database), database.meta.page_size) as aside:
-            os.fchown(aside.fileno(), old.st_uid, old.st_gid)
-            os.fchmod(aside.fileno(), stat.S_IMODE(old.st_mode))
-            os.fsync(aside.fileno())
-            Path(aside.name).rename(path)
-            sync_directory(path.parent)
+    with _locked(path, fcntl.LOCK_EX) as descriptor, _damage_of(path), closing(Held(path, descriptor)) as database:
+        yield database
+
+
+@contextmanager
+def changed(path: Path) -> Iterator[Draft]:
+    """Have the database at ``path`` to change: what the block has changed is committed at its end. Raises like ``held``."""
+    with held(path) as database:
+        draft = database.draft()
+        yield draft
+        if draft.edits:
+            database.commit(draft)
 
 
 @contextmanager
 def _locked(path: Path, operation: int) -> Iterator[int]:
-    """Open a regular file for reading and lock it, at once or not at all."""
+    """Open a regular file, to be written to if the lock is exclusive, and lock it, at once or not at all."""
     try:
-        descriptor = os.open(path, FILE_FLAGS)
+        descriptor = os.open(path, FILE_FLAGS | (os.O_RDWR if operation == fcntl.LOCK_EX else 0))
     except FileNotFoundError as error:
         raise SourceMissing(f"{path} is not there") from error
     except OSError as error:
+        if error.errno == errno.EROFS:
+            raise TargetUnavailable(f"{path}: {error.strerror}", remedy="mount it writable, then run again") from error
         raise SourceError(f"cannot read {path}: {error.strerror}", remedy=_READ_HINT) from error
     try:
         status = os.fstat(descriptor)
@@ -94,7 +152,9 @@ def _locked(path: Path, operation: int) -> Iterator[int]:
         except OSError as error:
             if error.errno != errno.EWOULDBLOCK:
                 raise SourceError(f"cannot lock {path}: {error.strerror}", remedy=_READ_HINT) from error
-            raise SourceBusy(f"another program has {path} open", remedy=_STOP_HINT) from error
+            process = holder(status)
+            who = f": {process}" if process else ""
+            raise SourceBusy(f"another program has {path} open{who}", remedy=_STOP_HINT) from error
         if not _is_at(path, status):  # replaced between being opened and being locked
             raise SourceBusy(f"{path} has just been replaced", remedy="run again")
         yield descriptor
@@ -109,27 +169,29 @@ def _is_at(path: Path, status: os.stat_result) -> bool:
         return False
 
 
-@contextmanager
-def _mapped_into_memory(path: Path, descriptor: int) -> Iterator[Database]:
+def _mapped_into_memory(path: Path, descriptor: int) -> mmap.mmap:
     if os.fstat(descriptor).st_size == 0:  # which cannot be mapped
         raise SourceCorrupt(f"{path} is empty", remedy=_RESTORE_HINT)
     try:
-        buffer = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}", remedy=_READ_HINT) from error
+
+
+@contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
     try:
-        with buffer:
-            yield Database(buffer)
+        yield
     except Damage as error:
         raise SourceCorrupt(f"{path}: {error}", remedy=_RESTORE_HINT) from error
 
 
 @contextmanager
-def _written_aside(path: Path, content: Content, page_size: int) -> Iterator[IO[bytes]]:
+def _written_aside(path: Path, content: Content) -> Iterator[IO[bytes]]:
     """Write a database to a file beside ``path``, which is gone at the end unless it was renamed."""
     with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
         try:
-            write(file, content, page_size)
+            write(file, content)
             file.flush()
             yield file
         finally:

@@ -25,8 +25,12 @@ _PROBED = [1024 << shift for shift in range(11)]
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What a meta page says. Sizes in bytes; ``pages`` is the high-water mark: how many pages the file has had use for."""
+    """What a meta page says. Sizes in bytes; ``pages`` is the high-water mark: how many pages the file has had use for.
 
+    ``page`` is which of the two it is, 0 or 1.
+    """
+
+    page: int
     page_size: int
     root: int
     sequence: int
@@ -86,7 +90,7 @@ def _decode(buffer: Buffer, start: int) -> Meta:
         raise Damage(None, "neither of its first two pages has a checksum that is right")
     if not MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE:
         raise Damage(None, f"pages of {page_size} bytes")
-    return Meta(page_size, root, sequence, freelist, pages, transaction)
+    return Meta(int(start > 0), page_size, root, sequence, freelist, pages, transaction)
 
 
 def _fnv1a(data: bytes) -> int:

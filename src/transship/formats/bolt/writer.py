@@ -1,13 +1,15 @@
 """Writing a bbolt file, all of it, from its first key to its last.
 
-Trees are built from the leaves up, a page at a time, so that memory holds one page for each of their levels, and one value.
-bbolt goes on with the file as with its own: pages are where their headers say, a branch has two children at least (else
-it dies of "parent must have at least 2 children", etcd-io/bbolt ``node.go``), small buckets are inline where bbolt would have
-them (``bucket.go``), the high-water mark is exact, and both meta pages say the same.
+It is a file of its own, or the next transaction of one that is there. Trees are built from the leaves up, a page at a time, so
+that memory holds one page for each of their levels, and one value. bbolt goes on with the file as with its own: pages are
+where their headers say, a branch has two children at least (else it dies of "parent must have at least 2 children",
+etcd-io/bbolt ``node.go``), small buckets are inline where bbolt would have them (``bucket.go``), the high-water mark is exact.
 """
 
 from __future__ import annotations
 
+import sys
+from array import array
 from typing import IO, TYPE_CHECKING, NamedTuple, Protocol
 
 from transship.formats.bolt.meta import Meta
@@ -20,17 +22,21 @@ from transship.formats.bolt.page import (
     HEADER,
     LEAF,
     LEAF_ELEMENT,
+    LONG_COUNT,
     MAX_DEPTH,
     MAX_KEY,
     MAX_PAGE_SIZE,
     MAX_VALUE,
     META,
     MIN_PAGE_SIZE,
+    Damage,
 )
 from transship.formats.bolt.tree import FIRST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from transship.formats.bolt.reader import Database
 
 PAGE_SIZE = 4096
 """Bytes of a page unless there is a reason for others: those of a page of memory, as bbolt has it, on most machines."""
@@ -57,14 +63,45 @@ def write(file: IO[bytes], root: Content, page_size: int = PAGE_SIZE) -> None:
     """
     if not MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE:
         raise ValueError(f"pages of {page_size} bytes")
-    pages = _Pages(file, page_size)
-    freelist = pages.add(FREELIST, 0, b"")
-    tree = _tree(pages, root, 0)
-    number = tree.finish()
+    pages = _Pages(file, page_size, FIRST)
+    freelist = pages.add_freelist(range(0))
+    number = _tree(pages, root, 0).finish()
     for page in range(FIRST):
-        meta = Meta(page_size, number, root.sequence, freelist, pages.next, transaction=page)
+        meta = Meta(page, page_size, number, root.sequence, freelist, pages.next, transaction=page)
         file.seek(page * page_size)
-        file.write((HEADER.pack(page, META, 0, 0) + meta.encode()).ljust(page_size, b"\0"))
+        file.write(_meta_page(meta).ljust(page_size, b"\0"))
+
+
+class Commit(NamedTuple):
+    """What makes a transaction count, once all else of it is on disk: ``data`` at ``offset``, less than a sector."""
+
+    offset: int
+    data: bytes
+
+
+def add_transaction(file: IO[bytes], database: Database, root: Content) -> Commit:
+    """Write ``root`` behind the pages of ``database``, which is in ``file``, as its next transaction.
+
+    Returns what is to be written at last. Nothing that is in use is touched, so ``root`` may be read from the database as it
+    is written. bbolt finds the pages that were used before free, and uses them again. Raises like ``write``, and Damage if
+    pages are missing at the file's end.
+    """
+    meta = database.meta
+    if meta.pages > -(-len(database.buffer) // meta.page_size):
+        raise Damage(None, f"{len(database.buffer)} bytes, too short for its {meta.pages} pages")
+    pages = _Pages(file, meta.page_size, meta.pages)
+    freelist = pages.add_freelist(range(FIRST, meta.pages))
+    number = _tree(pages, root, 0).finish()
+    page = 1 - meta.page
+    transaction = meta.transaction + 1
+    if transaction % 2 != page:  # bbolt writes it to the page of its number, which must not be the one in use
+        transaction += 1
+    new = Meta(page, meta.page_size, number, root.sequence, freelist, pages.next, transaction)
+    return Commit(page * meta.page_size, _meta_page(new))
+
+
+def _meta_page(meta: Meta) -> bytes:
+    return HEADER.pack(meta.page, META, 0, 0) + meta.encode()
 
 
 def _tree(pages: _Pages, content: Content, depth: int) -> _Tree:
@@ -107,11 +144,11 @@ class _Entry(NamedTuple):
 class _Pages:
     """Puts pages into the file, one behind the other. ``next`` is the number of the next one."""
 
-    def __init__(self, file: IO[bytes], page_size: int) -> None:
+    def __init__(self, file: IO[bytes], page_size: int, first: int) -> None:
         self._file = file
         self.page_size = page_size
-        self.next = FIRST
-        file.seek(FIRST * page_size)
+        self.next = first
+        file.seek(first * page_size)
 
     def add(self, kind: int, count: int, body: bytes) -> int:
         """Write a page, and as many more as ``body`` needs; return its number."""
@@ -121,6 +158,15 @@ class _Pages:
         self._file.write(bytes(taken * self.page_size - HEADER.size - len(body)))
         self.next += taken
         return number
+
+    def add_freelist(self, free: range) -> int:
+        """Write the list of pages that are free; return its page's number."""
+        numbers = array("Q", free)
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        if len(numbers) < LONG_COUNT:
+            return self.add(FREELIST, len(numbers), numbers.tobytes())
+        return self.add(FREELIST, LONG_COUNT, len(numbers).to_bytes(8, "little") + numbers.tobytes())
 
 
 class _Tree:
