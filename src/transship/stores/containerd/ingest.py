@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from google.protobuf.empty_pb2 import Empty
 
 from transship.errors import TargetError, TargetExists, TargetNotFound, TargetRefused
+from transship.formats.go_binary import uvarint  # which is protobuf's, too
 from transship.stores.containerd import rpc
 from transship.stores.containerd.api import content_pb2 as api
 
@@ -112,7 +113,7 @@ class Ingest:
             return
         head = api.WriteContentRequest(action=api.WRITE, offset=self._sent).SerializeToString()
         # Serialised by hand: protobuf takes 40 times as long over a large field, and holds Python's lock meanwhile.
-        request = b"".join((head, _DATA_TAG, _varint(self._collected), *self._parts))
+        request = b"".join((head, _DATA_TAG, uvarint(self._collected), *self._parts))
         self._sent += self._collected
         self._parts.clear()
         self._collected = 0
@@ -137,13 +138,3 @@ class Ingest:
             self._connection.call(_ABORT, api.AbortRequest(ref=self._ref), self._about)
         except TargetNotFound:
             return  # as it should be
-
-
-def _varint(number: int) -> bytes:
-    """Encode ``number`` as protobuf does (protobuf.dev, "Encoding")."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
