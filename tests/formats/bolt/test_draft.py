@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.formats.bolt.databases import Made, held, written
-from transship.formats.bolt.draft import Draft
+from transship.formats.bolt.draft import Draft, net
 from transship.formats.bolt.reader import Bucket, Database
 
 if TYPE_CHECKING:
@@ -79,15 +79,20 @@ def test_changes(before: Made, changes: list[Change]) -> None:
         change(draft, model, each)
         assert now(draft) == model
 
-    again = Draft(read(before))
-    again.redo(draft.edits)
-    assert now(again) == model
-    again.redo(draft.edits)
-    assert now(again) == model
+    for edits in (draft.edits, net(draft.edits)):
+        again = Draft(read(before))
+        assert again.redo(edits)
+        assert now(again) == model
+        back = Draft(read(model))
+        assert back.undo(edits)
+        assert now(back) == before
 
-    back = Draft(read(model))
-    assert back.undo(draft.edits)
-    assert now(back) == before
+    changes_at_last = net(draft.edits)
+    assert (changes_at_last == []) == (model == before)
+    again, back = Draft(read(model)), Draft(read(before))
+    assert again.redo(changes_at_last)
+    assert back.undo(changes_at_last)
+    assert (now(again), now(back)) == (model, before)
 
 
 @given(_made, _changes, _changes)
@@ -95,22 +100,37 @@ def test_what_has_changed_since_stays(before: Made, changes: list[Change], later
     draft, model = Draft(read(before)), copy.deepcopy(before)
     for each in changes:
         change(draft, model, each)
-    after = Draft(read(model))
+    after, since = Draft(read(model)), copy.deepcopy(model)
     for each in later:
-        change(after, model, each)
-    since = {(*edit.path, edit.key) for edit in after.edits if edit.key}
-    back = Draft(read(model))
-    back.undo(draft.edits)
-    for path in since:
-        place, kept = back.bucket(*path[:-1]), model
-        for name in path[:-1]:
-            below = kept.held.get(name)
-            kept = below if isinstance(below, Made) else Made()
-        value = kept.held.get(path[-1])
-        made = {edit.after for edit in draft.edits if (*edit.path, edit.key) == path}
-        if isinstance(value, bytes) and value not in made:
-            assert place is not None
-            assert place.value(path[-1]) == value
+        change(after, since, each)
+    edits = net(draft.edits)
+    ours = {(edit.path, edit.key): edit for edit in edits}
+    back = Draft(read(since))
+    whole = back.undo(edits)
+    found = _values(now(back))
+    for place, value in _values(since).items():
+        edit = ours.get(place)
+        if edit is None or edit.after != value:
+            assert found[place] == value
+        else:
+            assert found.get(place) == edit.before
+    assert found.keys() - _values(since).keys() <= ours.keys()
+    if whole:
+        expected = Draft(read(before))
+        expected.redo(edit for edit in net(after.edits) if (edit.path, edit.key) not in ours)
+        assert {key: value for key, value in _values(now(expected)).items() if key in ours} == {
+            key: value for key, value in found.items() if key in ours
+        }
+
+
+def _values(root: Made, path: tuple[bytes, ...] = ()) -> dict[tuple[tuple[bytes, ...], bytes], bytes]:
+    found: dict[tuple[tuple[bytes, ...], bytes], bytes] = {}
+    for key, value in root.held.items():
+        if isinstance(value, Made):
+            found |= _values(value, (*path, key))
+        else:
+            found[path, key] = value
+    return found
 
 
 def test_nothing_is_noted_that_changes_nothing() -> None:

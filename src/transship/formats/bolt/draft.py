@@ -137,49 +137,55 @@ class Draft:
             if held is not None:
                 yield key, held
 
-    def redo(self, edits: Iterable[Edit]) -> None:
-        """Make changes that were made to another draft. What is as it is to be already stays."""
-        for edit in edits:
-            self._set(edit, edit.after)
+    def redo(self, edits: Iterable[Edit]) -> bool:
+        """Make changes that were made to another draft, where things are as they were there.
 
-    def undo(self, edits: Sequence[Edit]) -> bool:
-        """Take changes back, the last one first. Return False if some was left: it has become something else since then."""
+        Return False if something has become something else: that stays. Those that were made already stay, too, if ``edits``
+        are ``net``.
+        """
         whole = True
-        for edit in reversed(edits):
-            now = self._now(edit)
-            if now == edit.after:
-                whole &= self._set(edit, edit.before)
-            else:
-                whole &= now == edit.before
+        for edit in edits:
+            whole &= self._turn(edit, edit.before, edit.after)
         return whole
 
-    def _now(self, edit: Edit) -> bytes | None:
-        place = self.bucket(*edit.path)
-        if edit.key != _BUCKET:
-            return place.value(edit.key) if place is not None else None
-        return _number(place.sequence) if place is not None else None
+    def undo(self, edits: Sequence[Edit]) -> bool:
+        """Take changes back, the last one first; the rest is as for ``redo``."""
+        whole = True
+        for edit in reversed(edits):
+            whole &= self._turn(edit, edit.after, edit.before)
+        return whole
 
-    def _set(self, edit: Edit, value: bytes | None) -> bool:
-        """Do what an edit says, with ``value`` in place of what it says. Return False for a bucket that is not empty."""
-        if value is None and edit.key == _BUCKET:
-            *above, name = edit.path
-            parent = self.bucket(*above)
-            place = parent.bucket(name) if parent is not None else None
-            if parent is not None and place is not None:
-                if next(place.keys(), None) is not None:
-                    return False
-                parent.delete(name)
-            return True
-        place = self.bucket(*edit.path) if value is None else self.made(*edit.path)
+    def _turn(self, edit: Edit, old: bytes | None, new: bytes | None) -> bool:
+        """Have ``new`` in place of ``old``. Buckets have edits of their own: what is in one that is missing is lost."""
+        place = self.bucket(*(edit.path if edit.key else edit.path[:-1]))
         if place is None:
-            return True
-        if value is None:
+            return new is None
+        now = place.value(edit.key) if edit.key else self._number_of(edit.path)
+        if now != old:
+            return now == new
+        if not edit.key:
+            return self._turn_bucket(edit.path, new)
+        if new is None:
             place.delete(edit.key)
-        elif edit.key == _BUCKET:
-            place.sequence = int.from_bytes(value, "big")
         else:
-            place.put(edit.key, value)
+            place.put(edit.key, new)
         return True
+
+    def _turn_bucket(self, path: tuple[bytes, ...], new: bytes | None) -> bool:
+        if new is not None:
+            self.made(*path).sequence = int.from_bytes(new, "big")
+            return True
+        place, above = self.bucket(*path), self.bucket(*path[:-1])
+        if place is None or above is None:
+            return True
+        if next(place.keys(), None) is not None:
+            return False
+        above.delete(path[-1])
+        return True
+
+    def _number_of(self, path: tuple[bytes, ...]) -> bytes | None:
+        place = self.bucket(*path)
+        return None if place is None else _number(place.sequence)
 
     def _get(self, key: bytes) -> _Held:
         if key in self._changed:
@@ -194,6 +200,27 @@ class Draft:
 
     def _note(self, key: bytes, before: bytes | None, after: bytes | None) -> None:
         self.edits.append(Edit(self.path, key, before, after))
+
+
+def net(edits: Iterable[Edit]) -> list[Edit]:
+    """Return what ``edits`` come to: for each key what it had at first and has at last, if these differ.
+
+    Buckets come before what is in them if they are there at last, after it if they are not.
+    """
+    found: dict[tuple[tuple[bytes, ...], bytes], Edit] = {}
+    for edit in edits:
+        place = (edit.path, edit.key)
+        before = found[place].before if place in found else edit.before
+        found[place] = Edit(edit.path, edit.key, before, edit.after)
+    changed = [edit for edit in found.values() if edit.before != edit.after]
+    there = [edit for edit in changed if not edit.key and edit.after is not None]
+    gone = [edit for edit in changed if not edit.key and edit.after is None]
+    values = [edit for edit in changed if edit.key]
+    return [*sorted(there, key=_depth), *values, *sorted(gone, key=_depth, reverse=True)]
+
+
+def _depth(edit: Edit) -> int:
+    return len(edit.path)
 
 
 _Held: TypeAlias = "bytes | Draft | None"
