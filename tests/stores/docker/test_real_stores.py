@@ -180,3 +180,17 @@ def test_every_layers_stream_has_its_digest(store: Store) -> None:
         for chunk in tar_stream.read(layer.tar_split, layer.driver_directory):
             stream.update(chunk)
         assert f"sha256:{stream.hexdigest()}" == layer.diff_id
+
+
+def test_layers_that_buildkit_made(docker_fixture: Callable[[str], Path]) -> None:
+    """Their directories have names of another kind."""
+    store = read_store(docker_fixture("buildkit"), "overlay2")
+    assert (len(store.images), store.broken, store.problems) == (7, {}, ())
+    chain_ids = {chain_id for image in store.images.values() for chain_id in image.chain_ids}
+    layers = [store.layers[chain_id] for chain_id in sorted(chain_ids)]
+    assert {len(layer.driver_directory.parent.name) for layer in layers} == {25}
+    for layer in layers:
+        plain = hashlib.sha256()
+        for chunk in tar_stream.read(layer.tar_split, layer.driver_directory):
+            plain.update(chunk)
+        assert f"sha256:{plain.hexdigest()}" == layer.diff_id

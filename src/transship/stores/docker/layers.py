@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from transship.formats.digest import Digest
 
-_CACHE_ID = re.compile(r"[0-9a-f]{1,128}")
+_CACHE_ID = re.compile(r"[0-9a-f]{1,128}|[0-9a-z]{25}")
+"""64 hexadecimal digits, or, of a layer that BuildKit made (its ``identity/randomid.go``), 25 of base 36."""
 _SIZE = re.compile(r"[0-9]{1,19}")
 
 
