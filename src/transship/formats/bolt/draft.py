@@ -39,6 +39,8 @@ class Draft:
     Damage.
     """
 
+    __slots__ = ("_base", "_changed", "_sequence", "edits", "path")
+
     def __init__(self, base: Bucket | None, path: tuple[bytes, ...] = (), edits: list[Edit] | None = None) -> None:
         """``path`` is where it is in the draft whose ``edits`` it adds to."""
         self.path = path

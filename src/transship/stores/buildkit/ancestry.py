@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from transship.errors import SourceMissing
 from transship.formats.bolt.reader import Bucket
 from transship.stores import bolt_file
+from transship.stores.buildkit.places import CONTAINERD_METADATA, DOCKER_SNAPSHOTS, Kind
 
 if TYPE_CHECKING:
     from transship.stores.buildkit.places import Cache
@@ -24,10 +25,10 @@ def parents_of_snapshots(cache: Cache) -> dict[str, str]:
 
     Nothing is known of snapshots in a containerd that is not the cache's own. Raises SourceBusy, SourceError, SourceCorrupt.
     """
-    file = cache.place / ("snapshots.db" if cache.graph_driver else "containerdmeta.db")
+    of_docker = cache.kind is Kind.GRAPH_DRIVER
     try:
-        with bolt_file.opened(file) as database:
-            return _of_docker(database.root) if cache.graph_driver else _of_worker(database.root)
+        with bolt_file.opened(cache.place / (DOCKER_SNAPSHOTS if of_docker else CONTAINERD_METADATA)) as database:
+            return _of_docker(database.root) if of_docker else _of_worker(database.root)
     except SourceMissing:
         return {}
 

@@ -1,7 +1,8 @@
 """``meta.db``: what containerd knows of one namespace.
 
 Source: containerd ``metadata/buckets.go`` (which describes it), ``metadata/{db,content,images,leases,snapshot}.go``. Version 3
-is that of containerd 1.2 to 1.7; containerd 2 reads it, and makes it version 4.
+is that of containerd 1.2 to 1.7; containerd 2 reads it, and makes it version 4, where sandboxes are among a namespace's objects
+rather than in a bucket of the namespace's name beside ``v1`` (``migrations.go``).
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
     from transship.formats.bolt.draft import Draft
 
-_VERSION = 3
+_VERSION, _LATEST_VERSION = 3, 4
 _SCHEMA = b"v1"
-_BLOBS = (b"content", b"blob")
+_BLOBS, _INGESTS = (b"content", b"blob"), (b"content", b"ingests")
 _IMAGES, _LEASES, _SNAPSHOTS = b"images", b"leases", b"snapshots"
 _NAME, _PARENT, _CHILDREN, _SIZE = b"name", b"parent", b"children", b"size"
 
@@ -39,6 +40,17 @@ def mark_version(root: Draft) -> None:
     place = root.made(_SCHEMA)
     if place.value(b"version") is None:
         place.put(b"version", go_binary.varint(_VERSION))
+
+
+def check_version(root: Draft) -> None:
+    """Return if the database is of a version known here, or new. Raises ValueError."""
+    place = root.bucket(_SCHEMA)
+    if place is None and next(root.keys(), None) is None:
+        return
+    written = place.value(b"version") if place is not None else None
+    version = go_binary.read_varint(written) if written is not None else 0
+    if not _VERSION <= version <= _LATEST_VERSION:
+        raise ValueError(f"version {version} of meta.db, of which {_VERSION} and {_LATEST_VERSION} are known")
 
 
 def namespaces(root: Draft) -> list[str]:
@@ -77,6 +89,15 @@ class Namespace:
         """Remove a blob's record."""
         self._remove(*_BLOBS, name=digest)
 
+    def digests(self) -> Iterator[str]:
+        """Yield the digests of all blobs. Takes no memory for each."""
+        place = self._root.bucket(*self._path, *_BLOBS)
+        return (decoded(key) for key in place.keys()) if place is not None else iter(())  # noqa: SIM118
+
+    def ingests(self) -> Iterator[tuple[str, Draft]]:
+        """Yield references and records of all blobs on their way in."""
+        return self._all(*_INGESTS)
+
     def image(self, name: str) -> Draft | None:
         """Return the record of an image."""
         return self._root.bucket(*self._path, _IMAGES, encoded(name))
@@ -91,7 +112,8 @@ class Namespace:
         if record is None:
             record = self._root.made(*self._path, _IMAGES, encoded(name))
             objects.mark_created(record)
-        objects.mark_updated(record)
+        else:
+            objects.mark_updated(record)
         objects.set_labels(record, labels)
         record.delete(b"annotations")
         place = record.made(b"target")
@@ -123,6 +145,15 @@ class Namespace:
             record.put(_PARENT, encoded(parent))
             place.made(encoded(parent), _CHILDREN).put(encoded(name), b"")
         return key
+
+    def commit_snapshot(self, snapshotter: str, name: str, record_of: str, labels: Mapping[str, str]) -> str:
+        """Make the active snapshot ``record_of`` the committed ``name``; return the snapshotter's key of it."""
+        active = self.snapshot(snapshotter, record_of)
+        if active is None:
+            raise ValueError(f"no snapshot {record_of}")
+        parent = parent_of(active)
+        self.remove_snapshot(snapshotter, record_of)
+        return self.add_snapshot(snapshotter, name, parent, labels)
 
     def remove_snapshot(self, snapshotter: str, name: str) -> None:
         """Remove the record of a snapshot that has no children."""
@@ -196,6 +227,16 @@ def has_children(snapshot: Draft) -> bool:
     return children is not None and next(children.keys(), None) is not None
 
 
+def expected_by(ingest: Draft) -> str:
+    """Return the digest of the blob that an ingest shares with another namespace, empty if it shares none."""
+    return decoded(ingest.value(b"expected") or b"")
+
+
+def reference_of(ingest: Draft) -> str:
+    """Return the reference by which the content store knows an ingest."""
+    return decoded(ingest.value(b"ref") or b"")
+
+
 def held_by(lease: Draft) -> Iterator[tuple[str, str]]:
     """Yield what a lease holds: kind (``content``, ``ingests``, ``snapshots/<snapshotter>``) and name."""
     for kind, place in lease.buckets():
@@ -209,3 +250,10 @@ def held_by(lease: Draft) -> Iterator[tuple[str, str]]:
 def hold(lease: Draft, kind: str, name: str) -> None:
     """Have a lease hold something."""
     lease.made(*map(encoded, kind.split("/"))).put(encoded(name), b"")
+
+
+def let_go(lease: Draft, kind: str, name: str) -> None:
+    """Have a lease hold something no longer."""
+    place = lease.bucket(*map(encoded, kind.split("/")))
+    if place is not None:
+        place.delete(encoded(name))

@@ -30,6 +30,17 @@ class Snapshots:
     def __init__(self, root: Draft) -> None:
         self._root = root
 
+    @property
+    def sequence(self) -> int:
+        """The last number that was given out."""
+        place = self._root.bucket(*_SNAPSHOTS)
+        return place.sequence if place is not None else 0
+
+    @sequence.setter
+    def sequence(self, number: int) -> None:
+        self._root.made(*_PARENTS)
+        self._root.made(*_SNAPSHOTS).sequence = number
+
     def get(self, key: str) -> Draft | None:
         """Return what is known of a snapshot."""
         return self._root.bucket(*_SNAPSHOTS, encoded(key))
