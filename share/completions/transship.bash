@@ -7,7 +7,7 @@
 
 _shtab_transship_graph_subparsers=(ls heads show tar verify)
 _shtab_transship_bolt_subparsers=(ls get dump check)
-_shtab_transship_buildkit_subparsers=(inspect)
+_shtab_transship_buildkit_subparsers=(inspect migrate)
 _shtab_transship_config_subparsers=(show check)
 _shtab_transship_subparsers=(plan migrate status logs cancel resume verify rollback arm disarm boot graph bolt buildkit serve config)
 
@@ -34,6 +34,7 @@ _shtab_transship_bolt_dump_option_strings=(-h --help)
 _shtab_transship_bolt_check_option_strings=(-h --help --json)
 _shtab_transship_bolt_option_strings=(-h --help --config)
 _shtab_transship_buildkit_inspect_option_strings=(-h --help --json)
+_shtab_transship_buildkit_migrate_option_strings=(-h --help --containerd --namespace --state-dir --socket --direct --detach --json)
 _shtab_transship_buildkit_option_strings=(-h --help --config)
 _shtab_transship_serve_option_strings=(-h --help --socket --state-dir --config)
 _shtab_transship_config_show_option_strings=(-h --help --json --config)
@@ -83,6 +84,9 @@ _shtab_transship_bolt_dump_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_transship_bolt_check_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_transship_bolt___config_COMPGEN=_shtab_compgen_files
 _shtab_transship_buildkit_inspect_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_transship_buildkit_migrate_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_transship_buildkit_migrate___state_dir_COMPGEN=_shtab_compgen_dirs
+_shtab_transship_buildkit_migrate___socket_COMPGEN=_shtab_compgen_files
 _shtab_transship_buildkit___config_COMPGEN=_shtab_compgen_files
 _shtab_transship_serve___socket_COMPGEN=_shtab_compgen_files
 _shtab_transship_serve___state_dir_COMPGEN=_shtab_compgen_dirs
@@ -99,7 +103,7 @@ _shtab_transship_arm___compression_choices=(zstd gzip none)
 _shtab_transship_arm___fill_choices=(auto reflink link link-all copy)
 _shtab_transship_graph_pos_0_choices=(ls heads show tar verify)
 _shtab_transship_bolt_pos_0_choices=(ls get dump check)
-_shtab_transship_buildkit_pos_0_choices=(inspect)
+_shtab_transship_buildkit_pos_0_choices=(inspect migrate)
 _shtab_transship_config_pos_0_choices=(show check)
 _shtab_transship_pos_0_choices=(plan migrate status logs cancel resume verify rollback arm disarm boot graph bolt buildkit serve config)
 
@@ -173,6 +177,11 @@ _shtab_transship_bolt___help_nargs=0
 _shtab_transship_buildkit_inspect__h_nargs=0
 _shtab_transship_buildkit_inspect___help_nargs=0
 _shtab_transship_buildkit_inspect___json_nargs=0
+_shtab_transship_buildkit_migrate__h_nargs=0
+_shtab_transship_buildkit_migrate___help_nargs=0
+_shtab_transship_buildkit_migrate___direct_nargs=0
+_shtab_transship_buildkit_migrate___detach_nargs=0
+_shtab_transship_buildkit_migrate___json_nargs=0
 _shtab_transship_buildkit_pos_0_nargs=A...
 _shtab_transship_buildkit__h_nargs=0
 _shtab_transship_buildkit___help_nargs=0

@@ -13,7 +13,7 @@ _shtab_transship_commands() {
     arm:'migrate at the next boot, before Docker starts'
     bolt:'look into a bbolt file'
     boot:'migrate as armed; run by transship-boot.service'
-    buildkit:'look into BuildKit'"'"'s build cache'
+    buildkit:'look into BuildKit'"'"'s build cache, or bring it to what BuildKit 0.28 and later read'
     cancel:'stop the run that the service is at'
     config:'show or check the configuration'
     disarm:'do not migrate at the next boot'
@@ -43,6 +43,7 @@ _shtab_transship_bolt_commands() {
 _shtab_transship_buildkit_commands() {
   local _commands=(
     inspect:'list the records of a cache'
+    migrate:'bring caches to version 2 of their metadata'
   )
   _describe 'transship buildkit commands' _commands
 }
@@ -77,7 +78,7 @@ _shtab_transship_defaults_added=0
 _shtab_transship_arm_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--source[Docker\'s data root (default\: the data-root of daemon.json, or \/var\/lib\/docker)]:DIR:_files -/"
-  "--target[containerd, containerd\:SOCKET, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
+  "--target[containerd, containerd\:SOCKET, containerd-root\:DIR for the root of a containerd that does not run, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
   "*--image[only this image (name or ID), with the images it was built from\; may be repeated]:REF:"
   "--namespace[containerd namespace (default\: moby, Docker\'s\; Kubernetes\'\: k8s.io)]:N:"
   "--snapshotter[overlayfs or native (default\: native for vfs, overlayfs for all others)]:S:"
@@ -163,6 +164,21 @@ _shtab_transship_buildkit_inspect_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_transship_buildkit_inspect_defaults_added=0
+
+_shtab_transship_buildkit_migrate_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--containerd[the containerd that holds the data of caches of the containerd worker (default\: \/run\/containerd\/containerd.sock)]:SOCKET:"
+  "--namespace[BuildKit\'s namespace in it (default\: buildkit)]:N:"
+  "--state-dir[where the journal is (default\: \/var\/lib\/transship)]:DIR:_files -/"
+  "--socket[where the transship service listens (default\: \/run\/transship\/transship.sock)]:PATH:_files"
+  "--direct[do the work in this process, even if the service runs]"
+  "--detach[have the service begin, and do not wait for the end]"
+  "--json[print one JSON object per event, and one at the end]"
+  ":a worker\'s directory, the root of buildkitd, or Docker\'s:_files -/"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_transship_buildkit_migrate_defaults_added=0
 
 _shtab_transship_cancel_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -286,7 +302,7 @@ _shtab_transship_logs_defaults_added=0
 _shtab_transship_migrate_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--source[Docker\'s data root (default\: the data-root of daemon.json, or \/var\/lib\/docker)]:DIR:_files -/"
-  "--target[containerd, containerd\:SOCKET, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
+  "--target[containerd, containerd\:SOCKET, containerd-root\:DIR for the root of a containerd that does not run, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
   "*--image[only this image (name or ID), with the images it was built from\; may be repeated]:REF:"
   "--namespace[containerd namespace (default\: moby, Docker\'s\; Kubernetes\'\: k8s.io)]:N:"
   "--snapshotter[overlayfs or native (default\: native for vfs, overlayfs for all others)]:S:"
@@ -308,7 +324,7 @@ _shtab_transship_migrate_defaults_added=0
 _shtab_transship_plan_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--source[Docker\'s data root (default\: the data-root of daemon.json, or \/var\/lib\/docker)]:DIR:_files -/"
-  "--target[containerd, containerd\:SOCKET, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
+  "--target[containerd, containerd\:SOCKET, containerd-root\:DIR for the root of a containerd that does not run, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
   "*--image[only this image (name or ID), with the images it was built from\; may be repeated]:REF:"
   "--namespace[containerd namespace (default\: moby, Docker\'s\; Kubernetes\'\: k8s.io)]:N:"
   "--snapshotter[overlayfs or native (default\: native for vfs, overlayfs for all others)]:S:"
@@ -375,7 +391,7 @@ _shtab_transship_status_defaults_added=0
 _shtab_transship_verify_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--source[Docker\'s data root (default\: the data-root of daemon.json, or \/var\/lib\/docker)]:DIR:_files -/"
-  "--target[containerd, containerd\:SOCKET, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
+  "--target[containerd, containerd\:SOCKET, containerd-root\:DIR for the root of a containerd that does not run, oci\:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default\: containerd, if its socket is there)]:TARGET:"
   "*--image[only this image (name or ID), with the images it was built from\; may be repeated]:REF:"
   "--namespace[containerd namespace (default\: moby, Docker\'s\; Kubernetes\'\: k8s.io)]:N:"
   "--snapshotter[overlayfs or native (default\: native for vfs, overlayfs for all others)]:S:"
@@ -471,6 +487,7 @@ _shtab_transship_buildkit() {
       curcontext="${curcontext%:*:*}:_shtab_transship_buildkit-$line[1]:"
       case $line[1] in
         inspect) _arguments -C -s $_shtab_transship_buildkit_inspect_options ;;
+        migrate) _arguments -C -s $_shtab_transship_buildkit_migrate_options ;;
       esac
   esac
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.files.kill import calls_of, killed_after
 from tests.files.trees import descriptors
 from tests.formats.bolt.databases import Made, held
 from transship.errors import SourceBusy, SourceCorrupt, SourceError, SourceMissing, TargetExists, TargetUnavailable
@@ -75,6 +76,23 @@ def test_create(file: Path) -> None:
         bolt_file.create(file, OTHER)
     assert read(file) == SOME
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_create_killed(tmp_path: Path) -> None:
+    """Nothing is left of it once it was done again."""
+
+    def make(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        return tmp_path / name / "file.db"
+
+    for calls in range(calls_of(lambda: bolt_file.create(make("first"), SOME)) - 1):
+        path = make(str(calls))
+        with killed_after(calls):
+            bolt_file.create(path, SOME)
+        if not path.exists():
+            bolt_file.create(path, SOME)
+        assert read(path) == SOME
+        assert list(path.parent.iterdir()) == [path]
 
 
 def test_rewrite(file: Path) -> None:

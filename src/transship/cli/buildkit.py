@@ -1,4 +1,4 @@
-"""``transship buildkit``: look into BuildKit's build cache."""
+"""``transship buildkit``: look into BuildKit's build cache, and bring it to version 2 of its metadata."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 
-from transship.cli.options import add_json
+from transship.cli.migrate import add_how, carried_out
+from transship.cli.options import add_json, overridden
 from transship.cli.output import say, say_json
 from transship.errors import ExitCode
+from transship.legs.request import Request
+from transship.legs.targets import BUILDKIT, DEFAULT_SOCKET
 from transship.stores import bolt_file
 from transship.stores.buildkit.ancestry import parents_of_snapshots
 from transship.stores.buildkit.places import find_caches
@@ -34,9 +37,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Add the command to ``commands``."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "buildkit",
-        help="look into BuildKit's build cache",
-        description="Shows what a build cache has, of BuildKit or of Docker's builder, in either version of its metadata."
-        " Writes nothing to it.",
+        help="look into BuildKit's build cache, or bring it to what BuildKit 0.28 and later read",
+        description="Shows what a build cache has, of BuildKit or of Docker's builder, in either version of its metadata; and"
+        " brings it from version 1, which BuildKit 0.28 and Docker 29.3 refuse to start on, to version 2.",
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action")
     inspect = actions.add_parser(
@@ -47,11 +50,31 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     inspect.add_argument("directory", type=Path, metavar="DIR", help="a worker's directory, the root of buildkitd, or Docker's")
     add_json(inspect, "print one JSON object")
+    bring = actions.add_parser(
+        "migrate",
+        help="bring caches to version 2 of their metadata",
+        description="Brings all caches in a directory that are of version 1 to version 2, while no BuildKit or Docker runs on"
+        " them. The old metadata stay beside the new ones, and `transship rollback` takes all of it back. Run it again to go on"
+        " after an interruption.",
+    )
+    bring.add_argument("directory", type=Path, metavar="DIR", help="a worker's directory, the root of buildkitd, or Docker's")
+    bring.add_argument(
+        "--containerd",
+        type=Path,
+        metavar="SOCKET",
+        help=f"the containerd that holds the data of caches of the containerd worker (default: {DEFAULT_SOCKET})",
+    )
+    bring.add_argument("--namespace", default=BUILDKIT, metavar="N", help=f"BuildKit's namespace in it (default: {BUILDKIT})")
+    add_how(bring)
     return parser
 
 
-async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:  # noqa: ARG001
-    """Look; return DONE, or VERIFICATION if something is damaged. Raises TransshipError."""
+async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
+    """Look; return DONE, or VERIFICATION if something is damaged. Or migrate: DONE or INCOMPLETE. Raises TransshipError."""
+    if options.action == "migrate":
+        options.source = options.directory
+        options.target = f"buildkit:{options.containerd or DEFAULT_SOCKET}"
+        return await carried_out(Request(overridden(options, settings)), options)
     found = await to_thread.run_sync(lambda: [_described(cache) for cache in find_caches(options.directory)])
     if options.json:
         say_json({"caches": found})

@@ -51,18 +51,27 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     add_source_and_target(parser)
     add_recipe(parser)
+    add_how(parser)
+    return parser
+
+
+def add_how(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that ``carried_out`` carries out."""
     add_state_dir(parser)
     add_socket(parser)
     how = parser.add_mutually_exclusive_group()
     add_direct(how)
     how.add_argument("--detach", action="store_true", help="have the service begin, and do not wait for the end")
     add_json(parser, "print one JSON object per event, and one at the end")
-    return parser
 
 
 async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
     """Migrate; return DONE or INCOMPLETE. Raises TransshipError."""
-    request = request_from(options, settings)
+    return await carried_out(request_from(options, settings), options)
+
+
+async def carried_out(request: Request, options: argparse.Namespace) -> ExitCode:
+    """Have ``request`` carried out, by the service or here; return DONE or INCOMPLETE. Raises TransshipError."""
     async with found(options, request.settings) as client:
         if options.detach:
             if client is None:
@@ -132,8 +141,9 @@ def summarise(report: Report) -> None:
         if failure.remedy:
             say(f"  what to do: {failure.remedy}")
     missing = len(report.failed) + len(report.blocked)
+    moved = f"{report.images} images, {report.layers} layers" if not report.records else f"{report.records} records"
     say(
-        f"{report.images} images, {report.layers} layers: {report.done} steps done"
+        f"{moved}: {report.done} steps done"
         f" ({report.skipped} of them before), {missing} not, {size(report.bytes)} read in {duration(report.seconds)}"
     )
     say(f"target: {report.target}")

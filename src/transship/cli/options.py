@@ -31,8 +31,9 @@ def add_source_and_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         metavar="TARGET",
-        help="containerd, containerd:SOCKET, oci:DIR for an OCI image layout, or docker to upgrade a store of Docker 1.9 or"
-        " older in its own root (default: containerd, if its socket is there)",
+        help="containerd, containerd:SOCKET, containerd-root:DIR for the root of a containerd that does not run, oci:DIR for an"
+        " OCI image layout, or docker to upgrade a store of Docker 1.9 or older in its own root (default: containerd, if its"
+        " socket is there)",
     )
     parser.add_argument(
         "--image",

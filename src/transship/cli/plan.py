@@ -48,7 +48,8 @@ async def run(options: argparse.Namespace, settings: Settings) -> ExitCode:
 def _describe(found: Preview) -> None:
     figures = found.estimate
     place, target = found.route.place, found.route.target
-    say(f"from {place.root} (driver {place.driver}) to {target}")
+    driver = f" (driver {place.driver})" if place.driver else ""
+    say(f"from {place.root}{driver} to {target}")
     if len(found.legs) > 1 or target.in_place:
         for number, leg in enumerate(found.legs, 1):
             steps = "its steps are not known yet" if leg.steps is None else f"{leg.steps} steps"

@@ -7,6 +7,7 @@ A file is written aside, synced, renamed into place, and its directory synced. W
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import tempfile
 import threading
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 
 
 def sync_file_system(path: Path) -> None:
@@ -48,6 +51,17 @@ def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
         Path(aside).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def rename_new(path: Path, new: Path) -> None:
+    """Give a file the name ``new``, which nothing has yet (renameat2(2), which Python does not wrap). Raises OSError."""
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE) == 0:
+        return
+    number = ctypes.get_errno()
+    if number not in {errno.EINVAL, errno.ENOSYS}:
+        raise OSError(number, os.strerror(number), str(new))
+    os.link(path, new)  # on file systems that cannot do it
+    path.unlink()
 
 
 class SharedSync:

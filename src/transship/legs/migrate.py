@@ -10,6 +10,7 @@ from anyio import to_thread
 
 from transship.errors import SourceCorrupt, UsageError
 from transship.legs.attempt import Attempt, ended, opened_state
+from transship.legs.buildkit.migrate import take_caches_along, upgrade_caches
 from transship.legs.containerd.itinerary import select
 from transship.legs.containerd.migrate import move_images, opened
 from transship.legs.containerd.voyage import voyage_of
@@ -51,6 +52,8 @@ async def migrate(request: Request, observer: Observer) -> Report:
             if request.images:
                 raise UsageError("an upgrade in place is of the whole store", remedy="leave out --image")
             async with _begun(journal, route, observer) as attempt:
+                if route.target.is_cache:
+                    return await upgrade_caches(attempt, route.place.root, route.target)
                 return await upgrade_in_place(attempt, route.place, route.target)
         async with opened(route.target) as target:
             if route.place.generation is Generation.CONTENT_ADDRESSABLE:
@@ -64,6 +67,8 @@ async def _from_store(journal: Journal, route: Route, target: Target, observer: 
     images = select(store, wanted)
     async with _begun(journal, route, observer) as attempt:
         attempt.notes += await to_thread.run_sync(left_behind, place)
+        if not wanted:
+            await take_caches_along(attempt, place.root)
         voyage = voyage_of(route, store, target, attempt.record.id)
         return await move_images(attempt, voyage, images, route.target, damage=not wanted)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
@@ -11,7 +12,11 @@ from anyio import to_thread
 from transship.engine.journal import FILE_NAME, Journal
 from transship.errors import UsageError
 from transship.legs.aufs.steps import plan_relocation
-from transship.legs.containerd.estimate import Estimate, estimate, rooms
+from transship.legs.buildkit.job import Containerd, jobs
+from transship.legs.buildkit.migrate import caches_of_docker
+from transship.legs.buildkit.outlook import CacheOutlook
+from transship.legs.buildkit.outlook import outlook as cache_outlook
+from transship.legs.containerd.estimate import Estimate, estimate, guessed_seconds, rooms
 from transship.legs.containerd.itinerary import plan_voyage, select
 from transship.legs.containerd.migrate import opened
 from transship.legs.containerd.voyage import voyage_of
@@ -83,13 +88,16 @@ async def preview(request: Request) -> Preview:
     if route.target.in_place:
         if request.images:
             raise UsageError("an upgrade in place is of the whole store", remedy="leave out --image")
-        return await to_thread.run_sync(_in_place, route)
+        return await to_thread.run_sync(_of_caches if route.target.is_cache else _in_place, route)
     if place.generation is Generation.CONTENT_ADDRESSABLE:
         store = await to_thread.run_sync(read_store, place.root, place.driver)
         images = select(store, request.images)
         notes = await to_thread.run_sync(left_behind, place)
+        before, more = await to_thread.run_sync(_caches_along, route)
         async with opened(route.target) as target:
-            planning = partial(_of_store, route, target, store, images, damage=not request.images, notes=notes)
+            planning = partial(
+                _of_store, route, target, store, images, damage=not request.images, before=before, notes=(*notes, *more)
+            )
             return await to_thread.run_sync(planning)
     graph = await to_thread.run_sync(read_graph, place.root, place.driver)
     wanted = with_ancestors(graph, request.images)
@@ -157,6 +165,50 @@ def _in_place(route: Route) -> Preview:
     return _of_outlook(route, found, tuple(legs), rooms({"metadata": place.root}, written), passes=1)
 
 
+def _of_caches(route: Route) -> Preview:
+    place, target = route.place, route.target
+    run, known = _unfinished(route)
+    containerd = Containerd(Path(target.path), target.namespace)
+    found = [cache_outlook(job, known) for job in jobs(place.root, route.settings.run.state_dir, run, containerd)]
+    size = sum(cache.bytes for cache in found)
+    figures = Estimate(
+        steps=sum(cache.steps for cache in found),
+        standing=sum(cache.standing for cache in found),
+        bytes_to_read=size,
+        files=len(found),
+        seconds=guessed_seconds(size, len(found), 1),
+        rooms=rooms({"metadata": place.root}, {"metadata": (3 * size, 2 * len(found))}),
+    )
+    notes = tuple(left for cache in found for left in cache.damaged)
+    return Preview(route, tuple(map(_cache_leg, found)), (), 0, notes, figures)
+
+
+def _caches_along(route: Route) -> tuple[tuple[PlannedLeg, ...], tuple[LeftOut, ...]]:
+    """Return the legs of a Docker data root's build caches, and what to say of them."""
+    if route.request.images:
+        return (), ()
+    run, known = _unfinished(route)
+    found, notes = caches_of_docker(route.place.root, route.settings.run.state_dir, run)
+    outlooks = [cache_outlook(job, known) for job in found]
+    damaged = [left for cache in outlooks for left in cache.damaged]
+    return tuple(map(_cache_leg, outlooks)), (*notes, *damaged)
+
+
+def _cache_leg(found: CacheOutlook) -> PlannedLeg:
+    what = f"{found.records} records of {found.job.cache.metadata} to version 2, beside it"
+    return PlannedLeg("buildkit", what, found.steps, found.standing)
+
+
+def _unfinished(route: Route) -> tuple[str, Mapping[str, Value]]:
+    """Return the run that would be gone on with, empty if there is none, and what has been done."""
+    state_dir = route.settings.run.state_dir
+    if not (state_dir / FILE_NAME).exists():
+        return "", {}
+    with Journal.read_only(state_dir) as journal:
+        run = journal.last_unfinished(route.scope, route.options)
+        return run.id if run is not None else "", journal.standing(route.scope)
+
+
 def _relocation(place: Place) -> tuple[PlannedLeg, ...]:
     if place.generation is not Generation.BEFORE_DRIVERS:
         return ()
@@ -186,8 +238,4 @@ def _of_outlook(
 
 def _standing(route: Route) -> Mapping[str, Value]:
     """Return what earlier runs have done; nothing if there were none."""
-    state_dir = route.settings.run.state_dir
-    if not (state_dir / FILE_NAME).exists():
-        return {}
-    with Journal.read_only(state_dir) as journal:
-        return journal.standing(route.scope)
+    return _unfinished(route)[1]

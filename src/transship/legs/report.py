@@ -34,7 +34,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     """How a migration ended: of its ``steps``, ``skipped`` of those ``done`` were done before.
 
     ``complete``: everything is in the target that was to go there. ``blocked`` are the keys of steps that were not run because
-    of those that failed. ``bytes`` were read in ``seconds``. ``map`` is the path of the map of identities.
+    of those that failed. ``bytes`` were read in ``seconds``. ``map`` is the path of the map of identities. ``records`` are
+    those of build caches that were brought to version 2, if that was all that was to be done.
     """
 
     run: str
@@ -51,10 +52,19 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     bytes: int
     seconds: float
     map: str
+    records: int = 0
 
     @classmethod
     def make(
-        cls, summary: Summary, *, target: str, images: int, layers: int, left_out: Sequence[LeftOut], map_file: Path
+        cls,
+        summary: Summary,
+        *,
+        target: str,
+        left_out: Sequence[LeftOut],
+        map_file: Path,
+        images: int = 0,
+        layers: int = 0,
+        records: int = 0,
     ) -> Report:
         """Put together what the engine, the plan and the target say."""
         return cls(
@@ -75,6 +85,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
             bytes=summary.bytes,
             seconds=summary.seconds,
             map=str(map_file),
+            records=records,
         )
 
 

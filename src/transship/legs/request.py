@@ -11,9 +11,9 @@ import msgspec
 from transship.errors import JournalError, TransshipError
 from transship.files.fill import FillMode
 from transship.formats.compression import Recipe
-from transship.legs.targets import LEGS, TargetSpec, is_in_place, parse_target
+from transship.legs.targets import LEGS, TargetSpec, is_cache, is_in_place, parse_target
 from transship.stores.docker.busy import ensure_not_in_use
-from transship.stores.root import locate
+from transship.stores.root import locate, locate_caches
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -44,7 +44,7 @@ class Request:
             target, recipe = TargetSpec.from_json(options["target"]), Recipe.parse(options["recipe"])
             asked = replace(
                 settings,
-                source=replace(settings.source, directory=Path(options["source"]), driver=options["driver"]),
+                source=replace(settings.source, directory=Path(options["source"]), driver=options["driver"] or None),
                 target=replace(
                     settings.target,
                     to=target.name,
@@ -68,7 +68,10 @@ class Request:
     def route(self) -> Route:
         """Find the source, and say which target is meant. Raises UsageError, SourceError, also if a daemon uses the source."""
         source, target = self.settings.source, self.settings.target
-        place = locate(source.directory, driver=source.driver, old=is_in_place(target.to))
+        if is_cache(target.to):
+            place = locate_caches(source.directory)
+        else:
+            place = locate(source.directory, driver=source.driver, old=is_in_place(target.to))
         ensure_not_in_use(place.root)
         return Route(self, place, parse_target(target.to, target.namespace, target.snapshotter, place))
 

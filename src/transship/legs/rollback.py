@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
@@ -12,6 +13,9 @@ from transship.engine.records import RunState
 from transship.engine.step import State
 from transship.errors import JournalError, RunNotFound
 from transship.legs.attempt import opened_state, recorded
+from transship.legs.buildkit.job import Containerd
+from transship.legs.buildkit.migrate import USUAL_CONTAINERD
+from transship.legs.buildkit.undo import CacheRestoration
 from transship.legs.containerd.migrate import opened
 from transship.legs.containerd.undo import remove_torn_names, undo_of
 from transship.legs.graph.undo import Restoration, undo_of_metadata
@@ -19,7 +23,6 @@ from transship.legs.targets import LEGS, TargetSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from transship.engine.journal import Journal
     from transship.engine.observer import Observer
@@ -38,14 +41,20 @@ async def rollback(run: str | None, state_dir: Path, observer: Observer) -> Roll
         observer.started(record)
         made = await to_thread.run_sync(journal.created_by, record.id)
         torn = await to_thread.run_sync(journal.steps, record.id, State.BEGUN)
+        failed = await to_thread.run_sync(journal.steps, record.id, State.FAILED)
+        containerd = Containerd(Path(spec.path), spec.namespace) if spec.is_cache else USUAL_CONTAINERD
+        caches = CacheRestoration(state_dir, record, made, [*torn, *failed], containerd)
+        await to_thread.run_sync(caches.begin)
+        if spec.is_cache:
+            async with recorded(state_dir, record.id, observer) as emit:
+                return await engine_rollback.rollback(record.id, journal, caches.undo, emit)
         if spec.in_place:
-            failed = await to_thread.run_sync(journal.steps, record.id, State.FAILED)
             restoration = Restoration(state_dir, record, made, [*torn, *failed])
             await to_thread.run_sync(restoration.begin)
             async with recorded(state_dir, record.id, observer) as emit:
                 return await engine_rollback.rollback(record.id, journal, restoration.undo, emit, restoration.end)
         async with opened(spec) as target:
-            undo = {**undo_of_metadata(), **undo_of(target, made)}
+            undo = {**undo_of_metadata(), **caches.undo, **undo_of(target, made)}
             await to_thread.run_sync(partial(remove_torn_names, target, spec.namespace, record.id, torn, made))
             await to_thread.run_sync(target.release, record.id)
             async with recorded(state_dir, record.id, observer) as emit:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transship.config.settings import TargetSettings
 from transship.errors import JournalError, UsageError
 from transship.stores.oci.target import LayoutTarget
 
@@ -21,9 +22,13 @@ _SNAPSHOTTERS = {"vfs": "native"}
 does not work."""
 
 
-LEGS = ("containerd", "graph", "aufs")
+BUILDKIT = "buildkit"
+"""BuildKit's namespace in containerd, unless it was configured to have another."""
+LEGS = ("containerd", "graph", "aufs", "buildkit")
 """The legs at which a migration may end, as the journal names its run."""
-_IN_PLACE = {"docker": "graph", "graph": "aufs"}
+_DIRECTORIES = ("oci", "containerd-root")
+"""Targets that are a directory, which is to be named."""
+_IN_PLACE = {"docker": "graph", "graph": "aufs", "buildkit": "buildkit"}
 """Targets that are the source itself, upgraded: to which leg they are the end."""
 
 
@@ -31,8 +36,9 @@ _IN_PLACE = {"docker": "graph", "graph": "aufs"}
 class TargetSpec:
     """A target, named so fully that another process finds it again.
 
-    ``kind`` is ``containerd`` or ``oci``, or, for an old data root that is upgraded in place, ``docker`` (to the store of
-    Docker 1.10 and later) or ``graph`` (only to that of Docker 0.7); ``path`` is a socket, a directory, or that data root.
+    ``kind`` is ``containerd``, ``containerd-root`` or ``oci``, or, for an old data root that is upgraded in place, ``docker``
+    (to the store of Docker 1.10 and later) or ``graph`` (only to that of Docker 0.7), or, for build caches, ``buildkit``.
+    ``path`` is a socket, a directory, or that data root; for build caches the socket of a containerd that may hold their data.
     """
 
     kind: str
@@ -54,6 +60,10 @@ class TargetSpec:
         """Return the target, not opened yet. Raises TargetRefused."""
         if self.kind == "oci":
             return LayoutTarget(Path(self.path))
+        if self.kind == "containerd-root":
+            from transship.stores.containerd_root.target import ContainerdRootTarget  # noqa: PLC0415
+
+            return ContainerdRootTarget(Path(self.path), self.namespace, self.snapshotter)
         # With it comes gRPC: a service that waits for work, and a command that only asks it, can do without.
         from transship.stores.containerd.target import ContainerdTarget  # noqa: PLC0415
 
@@ -74,9 +84,16 @@ class TargetSpec:
     @property
     def name(self) -> str:
         """The name by which a person gives it: ``containerd:SOCKET``, ``oci:DIRECTORY``, ``docker``."""
-        return self.kind if self.in_place else f"{self.kind}:{self.path}"
+        return self.kind if self.in_place and not self.is_cache else f"{self.kind}:{self.path}"
+
+    @property
+    def is_cache(self) -> bool:
+        """Whether it is for build caches, and nothing else."""
+        return self.kind == "buildkit"
 
     def __str__(self) -> str:
+        if self.is_cache:
+            return f"{self.kind} (metadata of version 2)"
         if self.in_place:
             return f"{self.kind} (in {self.path} itself)"
         if self.kind == "oci":
@@ -86,7 +103,12 @@ class TargetSpec:
 
 def is_in_place(text: str | None) -> bool:
     """Tell whether this target is the source's own root."""
-    return text in _IN_PLACE
+    return text is not None and text.partition(":")[0] in _IN_PLACE
+
+
+def is_cache(text: str | None) -> bool:
+    """Tell whether this target is for build caches."""
+    return text is not None and text.partition(":")[0] == "buildkit"
 
 
 def parse_target(text: str | None, namespace: str, snapshotter: str | None, place: Place) -> TargetSpec:
@@ -103,16 +125,23 @@ def parse_target(text: str | None, namespace: str, snapshotter: str | None, plac
         text = "containerd"
     ensure_known(text)
     kind, _, path = text.partition(":")
+    if is_cache(kind):
+        own = BUILDKIT if namespace == TargetSettings().namespace else namespace  # Docker's is none of BuildKit's
+        return TargetSpec(kind, str(Path(path).absolute() if path else DEFAULT_SOCKET), own)
     if is_in_place(kind):
         return TargetSpec(kind, str(place.root.resolve()))
     if kind == "oci":
         return TargetSpec("oci", str(Path(path).absolute()))
-    socket = Path(path).absolute() if path else DEFAULT_SOCKET
-    return TargetSpec("containerd", str(socket), namespace, snapshotter or _SNAPSHOTTERS.get(place.driver, "overlayfs"))
+    place_of_it = Path(path).absolute() if path else DEFAULT_SOCKET
+    return TargetSpec(kind, str(place_of_it), namespace, snapshotter or _SNAPSHOTTERS.get(place.driver, "overlayfs"))
 
 
 def ensure_known(text: str) -> None:
     """Return if ``text`` is the name of a target. Raises UsageError."""
     kind, colon, path = text.partition(":")
-    if not (kind == "containerd" or (kind == "oci" and path) or (is_in_place(kind) and not colon)):
-        raise UsageError(f"unknown target {text!r}", remedy="give containerd, containerd:SOCKET, oci:DIRECTORY or docker")
+    with_path = kind in {"containerd", *_DIRECTORIES, "buildkit"}
+    if not ((kind in _DIRECTORIES and path) or kind == "containerd" or (is_in_place(kind) and (with_path or not colon))):
+        raise UsageError(
+            f"unknown target {text!r}",
+            remedy="give containerd, containerd:SOCKET, containerd-root:DIRECTORY, oci:DIRECTORY, docker or buildkit",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
@@ -10,6 +11,8 @@ from transship.engine.plan import Plan
 from transship.errors import SourceMissing
 from transship.legs.attempt import Attempt, opened_state
 from transship.legs.aufs import verify as relocation
+from transship.legs.buildkit import verify as caches
+from transship.legs.buildkit.job import Containerd
 from transship.legs.containerd.damage import find_damage
 from transship.legs.containerd.itinerary import select
 from transship.legs.containerd.migrate import opened
@@ -50,6 +53,9 @@ async def verify(request: Request, observer: Observer) -> Summary:
 
 def _checks_in_place(route: Route) -> list[Step]:
     place = route.place
+    if route.target.is_cache:
+        containerd = Containerd(Path(route.target.path), route.target.namespace)
+        return caches.plan_check(place.root, route.settings.run.state_dir, containerd)
     if route.target.kind == "graph":
         return relocation.plan_check(place.root, ledger_of(place.root, route.settings.run.state_dir, "verify"))
     return upgrade.plan_check(read_graph(place.root, place.driver))

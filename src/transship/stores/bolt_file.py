@@ -10,14 +10,12 @@ import fcntl
 import mmap
 import os
 import stat
-import tempfile
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from transship.errors import SourceBusy, SourceCorrupt, SourceError, SourceMissing, TargetExists, TargetUnavailable
 from transship.files.beneath import FILE_FLAGS
-from transship.files.durable import sync_directory
+from transship.files.durable import rename_new, sync_directory
 from transship.files.locks import holder
 from transship.formats.bolt.draft import Draft
 from transship.formats.bolt.page import Damage
@@ -27,12 +25,17 @@ from transship.stores.mapped import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from transship.formats.bolt.writer import Content
 
 _STOP_HINT = "stop the program that uses it, then run again"
 _READ_HINT = "run as root, and check the disk if that is not it"
 _RESTORE_HINT = "restore it from a backup; `transship bolt check` names all that is wrong with it"
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_held_here: set[tuple[int, int]] = set()
+"""The files that this process has locked to change them."""
 
 
 @contextmanager
@@ -50,15 +53,30 @@ def opened(path: Path) -> Iterator[Database]:
 def create(path: Path, content: Content) -> None:
     """Make a database of ``content`` at ``path``, its owner's alone, durable when this returns.
 
-    Raises TargetExists if something is there, TargetFull or TargetUnavailable if it cannot be written; and like ``write``.
+    No two may make the same at once. Raises TargetExists if something is there, TargetFull or TargetUnavailable if it cannot be
+    written; and like ``write``.
     """
-    with mapped(path), _written_aside(path, content) as aside:
-        os.fsync(aside.fileno())
+    aside = path.with_name(f".{path.name}.transship")
+    with mapped(path):
+        aside.unlink(missing_ok=True)  # of one that was killed
         try:
-            os.link(aside.name, path)
+            _write_new(aside, content)
+            rename_new(aside, path)
         except FileExistsError:
             raise TargetExists(f"{path} is there already") from None
+        finally:
+            aside.unlink(missing_ok=True)
         sync_directory(path.parent)
+
+
+def _write_new(path: Path, content: Content) -> None:
+    descriptor = os.open(path, _NEW, 0o600)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            write(file, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Held:
@@ -119,7 +137,24 @@ def held(path: Path) -> Iterator[Held]:
     if it cannot be written to.
     """
     with _locked(path, fcntl.LOCK_EX) as descriptor, _damage_of(path), closing(Held(path, descriptor)) as database:
-        yield database
+        file = _identity(os.fstat(descriptor))
+        _held_here.add(file)
+        try:
+            yield database
+        finally:
+            _held_here.discard(file)
+
+
+def is_held_here(path: Path) -> bool:
+    """Tell whether it is this process that holds the database at ``path`` to change it."""
+    try:
+        return _identity(path.stat()) in _held_here
+    except OSError:
+        return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 @contextmanager
@@ -184,15 +219,3 @@ def _damage_of(path: Path) -> Iterator[None]:
         yield
     except Damage as error:
         raise SourceCorrupt(f"{path}: {error}", remedy=_RESTORE_HINT) from error
-
-
-@contextmanager
-def _written_aside(path: Path, content: Content) -> Iterator[IO[bytes]]:
-    """Write a database to a file beside ``path``, which is gone at the end unless it was renamed."""
-    with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
-        try:
-            write(file, content)
-            file.flush()
-            yield file
-        finally:
-            Path(file.name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Finding a Docker data root, of which generation its store is, and the graph driver whose store in it is to be read."""
+"""Finding a data root, of which generation its store is, and the graph driver whose store in it is to be read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from transship.errors import SourceCorrupt, SourceError, SourceMissing, SourceUnsupported
+from transship.stores.buildkit.places import find_caches
 from transship.stores.docker import small_files
 from transship.stores.docker.drivers.known import DRIVERS
 from transship.stores.graph.images import SHORT_ID
@@ -51,11 +52,16 @@ class Generation(Enum):
     """``graph/<ID>`` and graph drivers' directories (Docker 0.7 to 1.9)."""
     CONTENT_ADDRESSABLE = "content-addressable"
     """``image/<driver>`` (Docker from 1.10)."""
+    BUILD_CACHE = "build cache"
+    """No images: the cache of BuildKit, or of Docker's builder."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A store that has been found: its data root and graph driver. ``other_drivers`` have images in the same root."""
+    """A store that has been found: its data root and graph driver. ``other_drivers`` have images in the same root.
+
+    Build caches have no ``driver``.
+    """
 
     root: Path
     driver: str
@@ -76,7 +82,7 @@ def locate(
     cannot be read for another reason.
     """
     settings = _read_daemon_json(daemon_json)
-    usual_root = Path(settings.data_root or settings.graph or DEFAULT_ROOT)
+    usual_root = _usual_root(settings)
     root = usual_root if source is None else source
     _ensure_directory(root)
     _refuse_remapped(root)
@@ -91,6 +97,18 @@ def locate(
     chosen = _choose(root, drivers, driver if driver is not None else usual)
     others = tuple(name for name in drivers.with_images if name != chosen)
     return Place(root, chosen, others, Generation.CONTENT_ADDRESSABLE)
+
+
+def locate_caches(source: Path | None, daemon_json: Path = DEFAULT_DAEMON_JSON) -> Place:
+    """Find build caches in ``source``, or in Docker's data root. Raises SourceMissing if there are none, SourceError."""
+    root = source or _usual_root(_read_daemon_json(daemon_json))
+    _ensure_directory(root)
+    find_caches(root)
+    return Place(root, "", (), Generation.BUILD_CACHE)
+
+
+def _usual_root(settings: _DaemonJson) -> Path:
+    return Path(settings.data_root or settings.graph or DEFAULT_ROOT)
 
 
 def _find_old(root: Path, wanted: str | None, usual: str | None) -> Place | None:

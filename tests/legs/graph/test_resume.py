@@ -4,74 +4,26 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.harness import Journey, environment
+from tests.cli.harness import Journey
+from tests.cli.stopped import Run
 from tests.legs.graph.upgrades import Upgrade, as_it_is, upgrade_of
 from tests.real.trees import MTIME, listing
 from tests.stores.graph.builder import GraphBuilder
 from transship.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.real.trees import Tree
 
-STOPPED = """
-import errno, os, signal, sys
-from transship.cli.main import main
-
-below, at, what, *words = sys.argv[1:]
-writes = {"os.rename", "os.remove", "os.mkdir", "os.link", "os.symlink", "os.rmdir", "os.chmod", "os.chown", "os.utime"}
-done = 0
-
-def look(event, arguments):
-    global done
-    opened = event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    if not (opened or event in writes):
-        return
-    if not done and not os.fsdecode(str(arguments[0])).startswith(below):
-        return  # it has not begun yet
-    if what == "full" and not os.fsdecode(str(arguments[0])).startswith(below):
-        return
-    done += 1
-    if done == int(at):
-        if what == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
-
-sys.addaudithook(look)
-code = main(words)
-print(done, file=sys.stderr)
-sys.exit(code)
-"""
-"""Runs the command, and stops it before it changes a file for the so-manieth time."""
 SHARES = [each / 10 for each in range(10)]
 """Where it is stopped: how much of what it changes in all has been changed."""
-
-
-@dataclass
-class Run:
-    """A command in a process of its own that is stopped on its way; ``below`` is where its changes are counted from."""
-
-    below: Path
-    words: Sequence[object]
-
-    def stopped(self, at: int, what: str = "kill") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", STOPPED, str(self.below), str(at), what, *map(str, self.words)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
-
-    def changes(self, what: str = "kill") -> int:
-        """Let it come to its end, and return how often it changes something."""
-        ended = self.stopped(0, what)
-        assert ended.returncode == 0, ended.stderr
-        return int(ended.stderr.split()[-1])
 
 
 def build(root: Path) -> None:

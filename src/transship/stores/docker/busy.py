@@ -1,8 +1,8 @@
-"""Is a Docker daemon using a data root?
+"""Is a daemon, Docker's or BuildKit's, using a data root?
 
-Its bbolt databases tell: bbolt holds flock(2) on a file that it has open for writing (etcd-io/bbolt ``bolt_unix.go``), whatever
-namespace the process is in, and the kernel lets go when it dies. Databases of containerd's are not looked at: a containerd
-that outlives its dockerd does not write to the graph driver's store.
+Its bbolt databases tell, and the lock that buildkitd has beside them: bbolt holds flock(2) on a file that it has open for
+writing (etcd-io/bbolt ``bolt_unix.go``), whatever namespace the process is in, and the kernel lets go when it dies. Databases
+of containerd's are not looked at: a containerd that outlives its dockerd does not write to the graph driver's store.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from pathlib import Path
 from transship.errors import SourceBusy, SourceError
 from transship.files.beneath import FILE_FLAGS
 from transship.files.locks import holder
+from transship.stores import bolt_file
+from transship.stores.buildkit.places import worker_directories
 from transship.stores.docker import small_files
 
+_BUILDKITD_LOCK = "buildkitd.lock"
 _DATABASES = (
     "network/files/local-kv.db",  # libnetwork
     "volumes/metadata.db",
@@ -30,7 +33,7 @@ def ensure_not_in_use(root: Path) -> None:
 
     Raises SourceBusy, naming the file and, if it can be found, the process; SourceError if a database cannot be opened.
     """
-    for path in [*(root / name for name in _DATABASES), *_buildkit_databases(root)]:
+    for path in [*(root / name for name in _DATABASES), *_buildkit_files(root)]:
         try:
             descriptor = os.open(path, FILE_FLAGS)
         except FileNotFoundError:
@@ -43,8 +46,14 @@ def ensure_not_in_use(root: Path) -> None:
             os.close(descriptor)
 
 
-def _buildkit_databases(root: Path) -> list[Path]:
-    return [Path(entry.path) for entry in small_files.entries(root / "buildkit") if entry.name.endswith(".db")]
+def _buildkit_files(root: Path) -> list[Path]:
+    """Return what a BuildKit locks whose root, or worker's directory, is ``root``, or that is Docker's own."""
+    own, docker = root, root / "buildkit"
+    directories = [each for above in (own, docker) for each in (above, *worker_directories(above))]
+    databases = [
+        Path(entry.path) for each in directories for entry in small_files.entries(each) if entry.name.endswith(".db")
+    ]
+    return [*databases, root / _BUILDKITD_LOCK, root.parent / _BUILDKITD_LOCK]
 
 
 def _ensure_not_locked(path: Path, descriptor: int) -> None:
@@ -54,6 +63,8 @@ def _ensure_not_locked(path: Path, descriptor: int) -> None:
     except OSError as error:
         if error.errno != errno.EWOULDBLOCK:
             raise SourceError(f"cannot lock {path}: {error.strerror}", remedy=small_files.READ_REMEDY) from error
+        if bolt_file.is_held_here(path):
+            return  # a step of ours changes it right now
         process = holder(os.fstat(descriptor))
         raise SourceBusy(
             f"a running daemon has {path} open{f': {process}' if process else ''}",
