@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transship.config.settings import TargetSettings
 from transship.errors import JournalError, UsageError
+from transship.stores.containerd_root.target import ContainerdRootTarget
 from transship.stores.oci.target import LayoutTarget
 
 if TYPE_CHECKING:
@@ -61,8 +62,6 @@ class TargetSpec:
         if self.kind == "oci":
             return LayoutTarget(Path(self.path))
         if self.kind == "containerd-root":
-            from transship.stores.containerd_root.target import ContainerdRootTarget  # noqa: PLC0415
-
             return ContainerdRootTarget(Path(self.path), self.namespace, self.snapshotter)
         # With it comes gRPC: a service that waits for work, and a command that only asks it, can do without.
         from transship.stores.containerd.target import ContainerdTarget  # noqa: PLC0415

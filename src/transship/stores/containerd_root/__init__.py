@@ -1,0 +1,1 @@
+"""containerd's root directory, written while no containerd runs on it."""
