@@ -48,6 +48,7 @@ bench: venv ## measure: builds a large store with a real dockerd, takes minutes,
 	$(BIN)/python bench/run.py --store build/bench $(ARGS)
 	$(BIN)/python bench/load.py --store build/bench $(ARGS)
 	$(BIN)/python bench/old_store.py $(ARGS)
+	$(BIN)/python bench/bolt_dump.py
 
 generated: venv ## make man page and completions in share/ anew, from the commands as they are
 	$(BIN)/python share/generate.py

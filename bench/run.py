@@ -72,6 +72,7 @@ def main() -> int:
             subprocess.run([sys.executable, str(Path(make_store.__file__)), str(store)], check=True)
         ways: dict[str, Callable[[Path, Path], Measurement]] = {
             "transship migrate": migrate,
+            "transship migrate, into a containerd's root": into_root,
             "docker save, ctr images import": save_and_import,
             "transship migrate, blobs only (OCI layout)": blobs_only,
             "tar c, zstd -3 -T0": tar_and_zstd,
@@ -94,6 +95,11 @@ def migrate(store: Path, work: Path) -> Measurement:
         return timed(transship(store, f"containerd:{containerd.socket}", work))
     finally:
         containerd.stop()
+
+
+def into_root(store: Path, work: Path) -> Measurement:
+    """Move the whole store, snapshots and all, into the root of a containerd that does not run."""
+    return timed(transship(store, f"containerd-root:{work}/containerd", work))
 
 
 def save_and_import(store: Path, work: Path) -> Measurement:
@@ -170,10 +176,12 @@ def report(store: Path, results: dict[str, list[Measurement]]) -> None:
         seconds = sorted(run.seconds for run in runs)
         memory = f"{max(run.memory for run in runs) / 1e6:.0f} MB" if name.startswith("transship") else ""
         out(f"| {name} | {statistics.median(seconds):.1f} ({seconds[0]:.1f} to {seconds[-1]:.1f}) | {memory} |\n")
-    migrate_runs, save, blobs, packed = ([run.seconds for run in runs] for runs in results.values())
+    migrate_runs, root_runs, save, blobs, packed = ([run.seconds for run in runs] for runs in results.values())
     whole = statistics.median(b / a for a, b in zip(migrate_runs, save, strict=True))
+    offline = statistics.median(b / a for a, b in zip(root_runs, migrate_runs, strict=True))
     stage = statistics.median(b / a for a, b in zip(blobs, packed, strict=True))
     out(f"\ntransship is {whole:.1f} times as fast as docker save, ctr images import.\n")
+    out(f"Into the root of a containerd that does not run it is {offline:.1f} times as fast as into one that does.\n")
     out(f"Its blob stage has {stage:.0%} of the speed of tar c, zstd -3 -T0.\n")
 
 

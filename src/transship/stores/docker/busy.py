@@ -50,9 +50,7 @@ def _buildkit_files(root: Path) -> list[Path]:
     """Return what a BuildKit locks whose root, or worker's directory, is ``root``, or that is Docker's own."""
     own, docker = root, root / "buildkit"
     directories = [each for above in (own, docker) for each in (above, *worker_directories(above))]
-    databases = [
-        Path(entry.path) for each in directories for entry in small_files.entries(each) if entry.name.endswith(".db")
-    ]
+    databases = [Path(entry.path) for each in directories for entry in small_files.entries(each) if entry.name.endswith(".db")]
     return [*databases, root / _BUILDKITD_LOCK, root.parent / _BUILDKITD_LOCK]
 
 
