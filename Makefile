@@ -46,6 +46,7 @@ lint: venv ## check style and types
 bench: venv ## measure: builds a large store with a real dockerd, takes minutes, needs root
 	test -e build/bench/root || $(BIN)/python bench/make_store.py build/bench
 	$(BIN)/python bench/run.py --store build/bench $(ARGS)
+	$(BIN)/python bench/many_images.py
 	$(BIN)/python bench/load.py --store build/bench $(ARGS)
 	$(BIN)/python bench/old_store.py $(ARGS)
 	$(BIN)/python bench/bolt_dump.py
