@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import secrets
 import shutil
 import signal
 import socket
@@ -166,6 +168,14 @@ def need(request: pytest.FixtureRequest, *programs: str) -> None:
     if os.environ.get("CI") or "real" in request.config.option.markexpr:
         pytest.fail(f"tests with real daemons: {problem}")
     pytest.skip(problem)
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """The same for the same seed, which is shown if a test fails."""
+    seed = secrets.randbelow(1 << 32)
+    print(f"seed {seed}")  # noqa: T201
+    return random.Random(seed)
 
 
 @pytest.fixture(scope="session")

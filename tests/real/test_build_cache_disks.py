@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import secrets
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -19,6 +17,7 @@ from transship.formats.bolt.check import check
 from transship.stores import bolt_file
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -38,14 +37,6 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
 @pytest.fixture(params=[BUILDKIT, DOCKER])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """The same for the same seed, which is shown if a test fails."""
-    seed = secrets.randbelow(1 << 32)
-    print(f"seed {seed}")  # noqa: T201
-    return random.Random(seed)
 
 
 def command(root: Path, state: Path) -> Transship:

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cli.harness import command
 from tests.formats.bolt.databases import Made
+from tests.real.command import Transship
+from tests.real.kills import killed_at
 from tests.real.state import collect_garbage, state
 from tests.stores.buildkit.caches import all_changes, apart_from_times, read, upgraded, written
 from transship.errors import SourceUnsupported, TargetUnavailable
@@ -24,6 +27,7 @@ from transship.stores.buildkit.holders import opened
 from transship.stores.buildkit.places import Kind, find_caches
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Iterator
 
     from tests.real.conftest import Containerd
@@ -237,6 +241,35 @@ def test_databases_change_as_containerd_changes_them(start_containerd: Callable[
     assert made[0] == made[1]
     assert not apart_from_times(read(meta), read(embedded / "containerdmeta.db"))
     assert not apart_from_times(read(snapshots), read(embedded / "snapshots" / "metadata.db"))
+
+
+def test_by_the_command(worker: Worker, tmp_path: Path, chance: random.Random) -> None:
+    """Killed and gone on with; the root is buildkitd's, with the worker's directory in it."""
+    target = ("--source", tmp_path, "--target", f"buildkit:{worker.containerd.socket}", "--namespace", worker.namespace)
+    transship = Transship(tmp_path / "state", target)
+    for call in ("sendto", "sendmsg", "write", "fsync"):
+        assert killed_at(transship, call, chance.randint(1, 60)).code in {0, -9}
+    transship("migrate").expect()
+    assert (worker.place / "metadata_v2.db").exists()
+    transship("verify").expect()
+    collect_garbage(worker.containerd, worker.namespace)
+    assert worker.held() == ({"base", "above", "mount", "mutable", "orphan"}, {blob(name) for name in BLOBS})
+
+    worker.ctr("leases", "rm", "above")
+    transship("verify").expect(5)
+
+
+def test_taken_back_by_the_command(worker: Worker, tmp_path: Path) -> None:
+    before = worker.everything()
+    words = ["buildkit", "migrate", tmp_path, "--containerd", worker.containerd.socket, "--namespace", worker.namespace]
+    transship = Transship(tmp_path / "state")
+    ended = command(*words, "--state-dir", transship.state_dir, "--json")
+    assert (ended.code, ended.report["records"]) == (0, 5)
+    assert [left["subject"] for left in ended.report["left_out"]] == ["lost"]
+    assert worker.everything() != before
+    assert transship("rollback").expect().last["kept"] == []
+    assert worker.everything() == before
+    assert not (worker.place / "metadata_v2.db").exists()
 
 
 def test_where_there_is_no_containerd(worker: Worker, tmp_path: Path) -> None:

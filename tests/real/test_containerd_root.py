@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import secrets
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +29,7 @@ from transship.stores.containerd_root.target import ContainerdRootTarget
 from transship.stores.interfaces import SnapshotKind
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Iterator
 
     from tests.real.facts import Facts
@@ -251,14 +250,6 @@ def test_containerd_goes_on_with_it(voyage: Voyage, archive: Path) -> None:
     assert containerd.ctr("run", "--rm", "--snapshotter", snapshotter, BUSYBOX, "last", "/bin/echo", "alive").strip() == "alive"
     containerd.restart()
     assert unpacked(containerd, "moby", snapshotter) == {BUSYBOX: ("complete (2/2)", True)}
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """The same for the same seed, which is shown if a test fails."""
-    seed = secrets.randbelow(1 << 32)
-    print(f"seed {seed}")  # noqa: T201
-    return random.Random(seed)
 
 
 @pytest.fixture(scope="module")

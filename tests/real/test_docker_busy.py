@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from transship.errors import SourceBusy
-from transship.stores.docker.busy import ensure_not_in_use
+from transship.stores.busy import ensure_not_in_use
 from transship.stores.docker.store import read_store
 from transship.stores.root import locate
 

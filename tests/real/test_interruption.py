@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import secrets
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from tests.real.state import RUN_LABEL, State, collect_garbage, state
 from tests.real.trees import differences, snapshot_tree
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
     from pathlib import Path
     from typing import Any
@@ -36,14 +36,6 @@ SYSTEM_CALLS = {
     "fchown": 15, "symlinkat": 8, "flock": 9, "ftruncate": 3, "openat": 1000,
 }  # fmt: skip
 """Where to kill a run: at one of the first so many calls by one of its threads."""
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """The same for the same seed, which is shown if a test fails."""
-    seed = secrets.randbelow(1 << 32)
-    print(f"seed {seed}")  # noqa: T201
-    return random.Random(seed)
 
 
 @pytest.fixture(scope="module")

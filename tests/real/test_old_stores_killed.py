@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import secrets
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from tests.real.trees import differences
 from tests.v1_stores import copy_v1_root
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
     from pathlib import Path
 
@@ -31,14 +31,6 @@ SYSTEM_CALLS = {
 }  # fmt: skip
 """Where to kill an upgrade: at one of the first so many calls by one of its threads."""
 CALLS_OF_ROLLBACK = {"unlink": 250, "rmdir": 80, "syncfs": 50, "utimensat": 30, "fdatasync": 50, "openat": 600}
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """The same for the same seed, which is shown if a test fails."""
-    seed = secrets.randbelow(1 << 32)
-    print(f"seed {seed}")  # noqa: T201
-    return random.Random(seed)
 
 
 @pytest.fixture

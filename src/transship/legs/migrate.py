@@ -16,7 +16,7 @@ from transship.legs.containerd.migrate import move_images, opened
 from transship.legs.containerd.voyage import voyage_of
 from transship.legs.graph.left_behind import left_behind
 from transship.legs.graph.migrate import upgrade, upgrade_in_place, with_ancestors, workspace_of
-from transship.stores.docker.busy import ensure_not_in_use
+from transship.stores.busy import ensure_not_in_use
 from transship.stores.docker.store import read_store
 from transship.stores.graph.store import read_graph
 from transship.stores.root import Generation

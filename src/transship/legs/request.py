@@ -12,7 +12,7 @@ from transship.errors import JournalError, TransshipError
 from transship.files.fill import FillMode
 from transship.formats.compression import Recipe
 from transship.legs.targets import LEGS, TargetSpec, is_cache, is_in_place, parse_target
-from transship.stores.docker.busy import ensure_not_in_use
+from transship.stores.busy import ensure_not_in_use
 from transship.stores.root import locate, locate_caches
 
 if TYPE_CHECKING:

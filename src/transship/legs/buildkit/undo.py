@@ -11,7 +11,7 @@ from transship.legs.buildkit.job import Containerd, Job, job
 from transship.legs.buildkit.steps import LABELS, LABELS_FILE, LEASES, LEASES_FILE, METADATA, RECORDS
 from transship.legs.trouble import trouble
 from transship.stores.buildkit.places import find_caches
-from transship.stores.docker.busy import ensure_not_in_use
+from transship.stores.busy import ensure_not_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

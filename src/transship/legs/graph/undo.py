@@ -12,7 +12,7 @@ from transship.legs.graph.images import MAPPING_KEY, NewImage
 from transship.legs.graph.migrate import ledger_of
 from transship.legs.graph.uses import Uses
 from transship.legs.trouble import trouble
-from transship.stores.docker.busy import ensure_not_in_use
+from transship.stores.busy import ensure_not_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,15 +6,14 @@ containerd ``content/local/store.go``.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING, Self
 
-from transship.errors import TargetRefused
 from transship.files.remove import remove
 from transship.stores.containerd_db.objects import encoded
 from transship.stores.containerd_root.leftovers import ingest_name
 from transship.stores.containerd_root.places import make_directory
+from transship.stores.directories import Arriving
 from transship.stores.mapped import mapped
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ class Ingest:
         self._about = f"ingest {ref}"
         self._add = add
         self._directory = store.root.ingests / ingest_name(self._reference)
-        self._hasher = hashlib.sha256()
-        self._size = 0
 
     def __enter__(self) -> Self:
         with self._store.databases.change():  # from here on the root is there, and nobody else's
@@ -53,6 +50,7 @@ class Ingest:
                 (self._directory / "ref").write_bytes(encoded(self._reference))
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 self._descriptor = os.open(self._directory / "data", flags, 0o600)
+                self._arriving = Arriving(self._descriptor, self._about)
         except BaseException:
             self._store.end_ingest(self._reference)
             raise
@@ -70,18 +68,11 @@ class Ingest:
 
     def write(self, data: bytes) -> None:
         """Append ``data``. Raises TargetFull, TargetUnavailable."""
-        self._hasher.update(data)
-        self._size += len(data)
-        left = memoryview(data)
-        with mapped(self._about):
-            while left:
-                left = left[os.write(self._descriptor, left) :]
+        self._arriving.write(data)
 
     def commit(self, digest: Digest, size: int, labels: Labels) -> bool:
         """Verify and store what was written; see ``ContentWriter.commit``."""
-        found = f"sha256:{self._hasher.hexdigest()}"
-        if (found, self._size) != (digest, size):
-            raise TargetRefused(f"{self._about}: {self._size} bytes of digest {found} arrived, not {size} of {digest}")
+        self._arriving.ensure(digest, size)
         with mapped(self._about):
             os.fchmod(self._descriptor, 0o444)
             os.fsync(self._descriptor)  # before its record can be on the disk

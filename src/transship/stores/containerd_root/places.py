@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from transship.errors import TargetRefused, TargetUnavailable
-from transship.stores.mapped import mapped
+from transship.stores.directories import names_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +20,6 @@ SNAPSHOTTERS = ("native", "overlayfs")
 _OWN = "io.containerd."
 """Begins the names of containerd's directories."""
 _PENDING = "transship.pending"
-_HARMLESS = frozenset({"lost+found", _PENDING})
-"""What may be in a directory that is to become such a root: what a new file system has, and what a killed run leaves first."""
 
 
 class Root:
@@ -54,13 +52,7 @@ class Root:
 
         Raises TargetRefused if the directory holds something else, TargetUnavailable if it cannot be read, or made.
         """
-        with mapped(self.directory):
-            try:
-                names = set(os.listdir(self.directory)) - _HARMLESS  # noqa: PTH208 - names are all that is wanted
-            except FileNotFoundError:
-                names = set()
-            except NotADirectoryError as error:
-                raise TargetRefused(f"{self.directory} is not a directory", remedy="give a new or empty directory") from error
+        names = names_in(self.directory) - {_PENDING}  # which a run that is killed leaves first
         if any(name.startswith(_OWN) for name in names):
             return True
         if names:

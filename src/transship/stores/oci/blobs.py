@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from transship.errors import TargetNotFound, TargetRefused
 from transship.files import durable
 from transship.formats import digest as digests
+from transship.stores.directories import Arriving
 from transship.stores.interfaces import ContentInfo
 from transship.stores.mapped import mapped
 
@@ -100,8 +101,6 @@ class _Ingest:
         self._layout = layout
         self._claims = claims
         self._about = f"{layout.directory}: {ref}"
-        self._hasher = hashlib.sha256()
-        self._size = 0
         self._renamed = False
 
     def __enter__(self) -> Self:
@@ -109,6 +108,7 @@ class _Ingest:
         with mapped(self._about):
             self._layout.remove_stale_ingests()
             self._descriptor, self._aside = self._layout.create_aside()
+        self._arriving = Arriving(self._descriptor, self._about)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -121,21 +121,14 @@ class _Ingest:
 
     def write(self, data: bytes) -> None:
         """Append ``data``. Raises TargetFull, TargetUnavailable."""
-        self._hasher.update(data)
-        self._size += len(data)
-        left = memoryview(data)
-        with mapped(self._about):
-            while left:
-                left = left[os.write(self._descriptor, left) :]
+        self._arriving.write(data)
 
     def commit(self, digest: Digest, size: int, labels: Labels) -> bool:  # noqa: ARG002
         """Verify and store what was written; see ``ContentWriter.commit``. A blob there of another size is replaced.
 
         True too for a blob that an earlier attempt at the run stored.
         """
-        found = f"sha256:{self._hasher.hexdigest()}"
-        if (found, self._size) != (digest, size):
-            raise TargetRefused(f"{self._about}: {self._size} bytes of digest {found} arrived, not {size} of {digest}")
+        self._arriving.ensure(digest, size)
         path = self._layout.blobs / digests.hex_part(digest)
         with mapped(self._about):
             os.fsync(self._descriptor)

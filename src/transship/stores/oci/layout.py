@@ -20,6 +20,7 @@ import msgspec
 
 from transship.errors import TargetRefused, TargetUnavailable
 from transship.files import durable
+from transship.stores.directories import names_in
 from transship.stores.mapped import mapped
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _INDEX = "index.json"
 _VERSION = "1.0.0"
 _NO_IMAGES = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
 _INGEST_PREFIX = ".ingest-"
-_HARMLESS = frozenset({"lost+found"})  # a new file system has it
 
 
 class _Marker(msgspec.Struct):
@@ -53,13 +53,7 @@ class Layout:
 
         Raises TargetRefused if the directory holds something else, TargetUnavailable if it cannot be read, or made.
         """
-        with mapped(self.directory):
-            try:
-                names = set(os.listdir(self.directory)) - _HARMLESS  # noqa: PTH208 - names are all that is wanted
-            except FileNotFoundError:
-                names = set()
-            except NotADirectoryError as error:
-                raise TargetRefused(f"{self.directory} is not a directory", remedy="give a new or empty directory") from error
+        names = names_in(self.directory)
         marker = read_small(self._marker, 4096)
         if marker:
             self._check_version(marker)

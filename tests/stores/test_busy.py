@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from transship.errors import SourceBusy, SourceError
-from transship.stores.docker.busy import ensure_not_in_use
+from transship.stores.busy import ensure_not_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
