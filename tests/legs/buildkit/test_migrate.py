@@ -137,8 +137,11 @@ def test_killed(taken_back: bool, share: float, build: Cache, changes: Callable[
     if taken_back:
         assert build.run("rollback").code in {0, ExitCode.USAGE}  # if there was no run yet
         assert build.held() == before
+    runs = command("status", "--state-dir", build.state, "--json").report["runs"]
+    was_done = any(run["state"] == "done" for run in runs)
     ended = build.migrate()
     assert ended.code == 0, ended.all
+    assert ended.report["records"] == (0 if was_done else RECORDS[build.name])
     ensure_migrated(build)
     assert build.run("verify").code == 0
     while (rolled_back := build.run("rollback")).code == 0:

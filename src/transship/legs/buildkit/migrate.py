@@ -14,7 +14,7 @@ from transship.engine.state_dir import run_directory
 from transship.errors import SourceMissing
 from transship.files.durable import write_file
 from transship.legs.buildkit.job import Containerd, Job, jobs
-from transship.legs.buildkit.steps import RECORDS, cache_steps, records_in
+from transship.legs.buildkit.steps import RECORDS, Records, cache_steps, records_in
 from transship.legs.left_out import LeftOut
 from transship.legs.report import Report, write_report
 from transship.legs.targets import BUILDKIT, DEFAULT_SOCKET
@@ -34,7 +34,7 @@ async def upgrade_caches(attempt: Attempt, root: Path, spec: TargetSpec) -> Repo
     containerd = Containerd(Path(spec.path), spec.namespace)
     found = await to_thread.run_sync(jobs, root, attempt.settings.run.state_dir, attempt.record.id, containerd)
     await _sail(attempt, found, last=True)
-    return await to_thread.run_sync(_report, attempt, spec, found)
+    return await to_thread.run_sync(_report, attempt, spec)
 
 
 async def take_caches_along(attempt: Attempt, root: Path) -> None:
@@ -60,17 +60,15 @@ def caches_of_docker(root: Path, state_dir: Path, run: str) -> tuple[list[Job], 
 async def _sail(attempt: Attempt, found: Sequence[Job], *, last: bool) -> None:
     steps = [step for job in found for step in cache_steps(job)]
     await attempt.sail(Plan(steps), last=last)
-    values = await to_thread.run_sync(attempt.values)
-    for job in found:
-        if (value := values.get(f"{RECORDS}:{job.name}")) is not None:
-            dropped = records_in(value).dropped
-            attempt.notes += [LeftOut(subject, reason, remedy, lost=False) for subject, reason, remedy in dropped]
+    made = _records(await to_thread.run_sync(attempt.values))
+    dropped = [each for records in made.values() for each in records.dropped]
+    attempt.notes += [LeftOut(subject, reason, remedy, lost=False) for subject, reason, remedy in dropped]
 
 
-def _report(attempt: Attempt, spec: TargetSpec, found: Sequence[Job]) -> Report:
+def _report(attempt: Attempt, spec: TargetSpec) -> Report:
     directory = run_directory(attempt.settings.run.state_dir, attempt.record.id)
     map_file = directory / "map.json"
-    counted = _counted(found, attempt.values())
+    counted = {name: records.records for name, records in _records(attempt.values()).items()}
     document = {"run": attempt.record.id, "target": str(spec), "caches": counted}
     write_file(map_file, json.dumps(document, indent=1).encode() + b"\n")
     assert attempt.summary is not None  # noqa: S101 - its last part has ended
@@ -85,7 +83,7 @@ def _report(attempt: Attempt, spec: TargetSpec, found: Sequence[Job]) -> Report:
     return report
 
 
-def _counted(found: Sequence[Job], values: Mapping[str, Value]) -> dict[str, int]:
-    """Return by cache how many records it has in version 2."""
-    keys = {str(job.cache.place): f"{RECORDS}:{job.name}" for job in found}
-    return {place: records_in(values[key]).records for place, key in keys.items() if key in values}
+def _records(values: Mapping[str, Value]) -> dict[str, Records]:
+    """Return what the run, in this attempt or an earlier one, has made of each cache, by its path in the root."""
+    found = {key.partition(":"): value for key, value in values.items()}
+    return {name: records_in(value) for (kind, _, name), value in found.items() if kind == RECORDS}
