@@ -102,7 +102,7 @@ class TargetSpec:
 
 def is_in_place(text: str | None) -> bool:
     """Tell whether this target is the source's own root."""
-    return text is not None and text.partition(":")[0] in _IN_PLACE
+    return text in _IN_PLACE or is_cache(text)
 
 
 def is_cache(text: str | None) -> bool:
