@@ -527,6 +527,13 @@ def check_there(place: Place, done: set[str]) -> None:
     """Assert that what was called done is there and whole, for whoever goes on."""
     target = ContainerdRootTarget(place.root)
     target.open()
+    try:
+        ensure_there(target, done)
+    finally:
+        target.close()
+
+
+def ensure_there(target: ContainerdRootTarget, done: set[str]) -> None:
     assert target.snapshots is not None
     snapshots = {info.name for info in target.snapshots.list() if info.kind is SnapshotKind.COMMITTED}
     blobs = {info.labels.get("containerd.io/uncompressed"): info.digest for info in target.content.list()}
@@ -540,4 +547,3 @@ def check_there(place: Place, done: set[str]) -> None:
                 assert b"".join(target.content.read(blobs[name]))
             case "image" if not name.startswith("sha256:"):
                 target.content.info(target.images.get(name).target.digest)
-    target.close()

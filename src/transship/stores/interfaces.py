@@ -128,7 +128,7 @@ class Snapshotter(Protocol):
         ...
 
     def commit(self, name: str, key: str, labels: Labels) -> bool:
-        """Turn the active snapshot ``key`` into the committed ``name``. The caller has made its files durable.
+        """Turn the active snapshot ``key`` into the committed ``name``, durably. The caller has made its files durable.
 
         Returns False if ``name`` exists already (``key`` is then removed).
         """

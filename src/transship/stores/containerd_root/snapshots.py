@@ -104,6 +104,7 @@ class RootSnapshotter:
             else:
                 self._remove(key)
             self._store.lease.keep(namespace, self._resource(name))
+        self._store.databases.durable()  # its files are; now that it is committed
         return is_new
 
     def directory(self, name: str) -> Path:
