@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,8 +94,17 @@ class Running:
         return False
 
     def end(self, seconds: float = 120) -> Ended:
-        """Wait until it has ended."""
-        stdout, stderr = self.process.communicate(timeout=seconds)
+        """Wait until it has ended; it is killed after so many seconds."""
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        watch = threading.Timer(seconds, self.process.kill)
+        watch.start()
+        try:
+            # Not communicate(), which knows nothing of what ``documents`` has read ahead.
+            stdout, stderr = self.process.stdout.read(), self.process.stderr.read()
+            self.process.wait()
+        finally:
+            watch.cancel()
         return Ended(self.process.returncode, "".join(self._lines) + stdout, stderr)
 
     def kill(self) -> Ended:
