@@ -23,9 +23,14 @@ EMPTY_LAYER = Digest("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cdd
 
 def parse(text: str) -> Digest:
     """Return ``text`` as a digest. Raises ValueError if it is not one; only sha256 is known to Docker's stores."""
-    if not _PATTERN.fullmatch(text):
+    if not is_digest(text):
         raise ValueError(f"not a sha256 digest: {text[:100]!r}")
     return Digest(text)
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether ``text`` is a digest, as ``parse`` has it."""
+    return _PATTERN.fullmatch(text) is not None
 
 
 def from_hex(text: str) -> Digest:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from transship.errors import SourceCorrupt
-from transship.formats import digest
+from transship.formats import digest as digests
 from transship.formats.bolt.draft import Draft
 from transship.stores.buildkit.databases import Databases
 from transship.stores.buildkit.holder import Snapshot
@@ -47,7 +47,7 @@ class GraphDriverHolder:
         """Describe a snapshot or layer."""
         with self._databases.read(DOCKER_SNAPSHOTS):
             root = self._databases.draft(DOCKER_SNAPSHOTS)
-            if _is_chain_id(name):
+            if digests.is_digest(name):
                 return self._layers.get(name)
             chain_id = _layer_of(root, name)
             layer = self._layers.get(chain_id)
@@ -101,17 +101,17 @@ class GraphDriverHolder:
             return _Layers(self._images, set(self._mentioned()))
 
     def _note_layer(self, snapshots: Draft, lease: str, name: str) -> None:
-        layer = name if _is_chain_id(name) else _layer_of(snapshots, name)
+        layer = name if digests.is_digest(name) else _layer_of(snapshots, name)
         if self._layers.get(layer) is not None:
             snapshots.made(encoded(layer))
-        if _is_chain_id(name):
+        if digests.is_digest(name):
             snapshots.made(encoded(lease)).put(_CHAIN_ID, encoded(name))
 
     def _mentioned(self) -> Iterator[str]:
         """Yield the chain IDs that snapshots have, or stand on."""
         for _, place in self._databases.draft(DOCKER_SNAPSHOTS).buckets():
             for key in (_CHAIN_ID, _PARENT):
-                if _is_chain_id(name := _text(place, key)):
+                if digests.is_digest(name := _text(place, key)):
                     yield name
 
 
@@ -120,7 +120,7 @@ class _Layers:
 
     def __init__(self, images: Path, mentioned: set[str]) -> None:
         drivers = [images / entry.name / "layerdb" / "sha256" for entry in small_files.entries(images)]
-        digits = {digest.hex_part(digest.parse(name)) for name in mentioned}
+        digits = {digests.hex_part(digests.parse(name)) for name in mentioned}
         found = [(len(digits & {entry.name for entry in small_files.entries(each)}), each) for each in drivers]
         self._directory = max(found)[1] if found else None
         self._known: dict[str, Snapshot | None] = {}
@@ -141,9 +141,9 @@ class _Layers:
         return self._known[chain_id]
 
     def _read(self, chain_id: str) -> Snapshot | None:
-        if self._directory is None or not _is_chain_id(chain_id):
+        if self._directory is None or not digests.is_digest(chain_id):
             return None
-        entry = self._directory / digest.hex_part(digest.parse(chain_id))
+        entry = self._directory / digests.hex_part(digests.parse(chain_id))
         try:
             parts = [small_files.read_text(f"{entry}/{name}") for name in ("diff", "size", "cache-id")]
             parent = _parsed(small_files.read_text(f"{entry}/parent"))
@@ -153,7 +153,7 @@ class _Layers:
 
 
 def _parsed(text: str | None) -> Digest | None:
-    return digest.parse(text) if text is not None else None
+    return digests.parse(text) if text is not None else None
 
 
 def _layer_of(snapshots: Draft, name: str) -> str:
@@ -164,11 +164,3 @@ def _layer_of(snapshots: Draft, name: str) -> str:
 def _text(place: Draft | None, key: bytes) -> str:
     value = place.value(key) if place is not None else None
     return decoded(value) if value is not None else ""
-
-
-def _is_chain_id(name: str) -> bool:
-    try:
-        digest.parse(name)
-    except ValueError:
-        return False
-    return True

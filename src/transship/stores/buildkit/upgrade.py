@@ -190,7 +190,7 @@ class _Upgrade:
             self._records[name] = record
 
     def _take_blob(self, record: _Record, blob: str, diff_id: str) -> None:
-        if not _is_digest(blob) or not self._holder.has_blob(blob):
+        if not digest.is_digest(blob) or not self._holder.has_blob(blob):
             return
         record.blob, record.diff_id = blob, diff_id
         record.put(_DIFF_ID, of_text(diff_id))
@@ -273,14 +273,6 @@ def _record(name: str, place: Draft, found: Mapping[bytes, Value]) -> _Record:
 
     keys = (_EQUAL_MUTABLE, _PARENT, _DIFF_ID, _BLOB, _CHAIN_ID, _BLOB_CHAIN_ID)
     return _Record(name, place, *map(text, keys))
-
-
-def _is_digest(text: str) -> bool:
-    try:
-        digest.parse(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _digest_of(*texts: str) -> str:

@@ -19,7 +19,6 @@ from transship.stores.containerd_db.metadata import size_of
 from transship.stores.containerd_root.collect import CONTENT
 from transship.stores.containerd_root.ingest import Ingest
 from transship.stores.containerd_root.labels import check_labels
-from transship.stores.containerd_root.leftovers import is_sha256
 from transship.stores.interfaces import ContentInfo
 from transship.stores.mapped import mapped
 
@@ -53,7 +52,7 @@ class RootContent:
         with self._store.databases.read():
             records = [(name, size_of(record), objects.labels(record)) for name, record in self._store.namespace.blobs()]
         for name, size, labels in records:
-            if is_sha256(name) and self._is_whole(digests.parse(name), size):
+            if digests.is_digest(name) and self._is_whole(digests.parse(name), size):
                 yield ContentInfo(digests.parse(name), size, labels)
 
     def writer(self, ref: str) -> ContentWriter:
@@ -66,7 +65,7 @@ class RootContent:
         """
         with self._store.databases.read():
             record = self._store.namespace.blob(digest)
-            if record is None or not is_sha256(digest):
+            if record is None or not digests.is_digest(digest):
                 raise self._missing(digest)
             size = size_of(record)
         hasher = hashlib.sha256()
@@ -108,7 +107,7 @@ class RootContent:
 
     def _found(self, digest: Digest) -> Draft:
         record = self._store.namespace.blob(digest)
-        if record is None or not is_sha256(digest) or not self._is_whole(digest, size_of(record)):
+        if record is None or not digests.is_digest(digest) or not self._is_whole(digest, size_of(record)):
             raise self._missing(digest)
         return record
 

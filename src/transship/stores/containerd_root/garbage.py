@@ -8,7 +8,6 @@ from transship.formats import digest as digests
 from transship.stores.containerd_db import metadata
 from transship.stores.containerd_root.collect import CONTENT, Graph, Node, snapshots_of
 from transship.stores.containerd_root.lease import waiting
-from transship.stores.containerd_root.leftovers import is_sha256
 from transship.stores.containerd_root.snapshots import remove_snapshot
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def remove_garbage(store: Store, snapshotter: str, named: Iterable[Resource]) ->
     reached = graph.reached(Node(kind, store.name, name) for kind, name in candidates)
     garbage = reached - graph.kept()
     for node in garbage:
-        if node.kind == CONTENT and is_sha256(node.name):
+        if node.kind == CONTENT and digests.is_digest(node.name):
             store.namespace.remove_blob(node.name)
             store.databases.dropped.blobs.add(digests.parse(node.name))
     kind = snapshots_of(snapshotter)

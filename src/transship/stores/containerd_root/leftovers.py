@@ -68,15 +68,6 @@ def ingest_name(reference: str) -> str:
     return digests.hex_part(digests.of(encoded(reference)))
 
 
-def is_sha256(text: str) -> bool:
-    """Tell whether a blob's digest is of the only kind that is stored here; containerd has others elsewhere."""
-    try:
-        digests.parse(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _names_in(directory: Path) -> set[str]:
     try:
         return set(os.listdir(directory))  # noqa: PTH208 - names are all that is wanted
@@ -90,7 +81,7 @@ def _blobs(meta: Draft) -> set[Digest]:
     for name in metadata.namespaces(meta):
         namespace = metadata.Namespace(meta, name)
         shared = (metadata.expected_by(ingest) for _, ingest in namespace.ingests())
-        found |= {digests.parse(text) for text in (*namespace.digests(), *shared) if is_sha256(text)}
+        found |= {digests.parse(text) for text in (*namespace.digests(), *shared) if digests.is_digest(text)}
     return found
 
 

@@ -60,7 +60,8 @@ class Claims:
                 lines = self._path(run).read_text("ascii", "replace").splitlines()
             except FileNotFoundError:
                 return frozenset()
-        return frozenset(digests.parse(line) for line in lines if _is_digest(line))
+        # Others are empty lines, or what a power cut has left of one.
+        return frozenset(digests.parse(line) for line in lines if digests.is_digest(line))
 
     def end(self, run: str) -> None:
         """Forget what ``run`` stored. Raises TargetUnavailable."""
@@ -71,11 +72,3 @@ class Claims:
 
     def _path(self, run: str) -> Path:
         return self._layout.directory / f"{_PREFIX}{run}"
-
-
-def _is_digest(line: str) -> bool:
-    try:
-        digests.parse(line)
-    except ValueError:  # an empty line, or what a power cut has left of one
-        return False
-    return True
