@@ -111,5 +111,24 @@ class Databases:
         self._open.close()
 
 
+class InDatabases:
+    """What holders have in common whose snapshots, blobs and leases are in databases below ``directory``: see ``Holder``."""
+
+    def __init__(self, directory: Path) -> None:
+        self._databases = Databases(directory)
+
+    def apply(self, changes: bytes) -> None:
+        """Make changes."""
+        self._databases.apply(changes)
+
+    def revert(self, changes: bytes) -> bool:
+        """Take changes back."""
+        return self._databases.revert(changes)
+
+    def close(self) -> None:
+        """Let go of the databases."""
+        self._databases.close()
+
+
 def _decoded(changes: bytes) -> list[_Changes]:
     return msgspec.json.decode(changes, type=list[_Changes]) if changes else []

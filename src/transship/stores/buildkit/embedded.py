@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from transship.formats.bolt.draft import Draft
-from transship.stores.buildkit.databases import Databases
+from transship.stores.buildkit.databases import InDatabases
 from transship.stores.buildkit.holder import Snapshot
 from transship.stores.buildkit.leasing import NAMESPACE, add_leases
 from transship.stores.buildkit.places import CONTAINERD_METADATA, OCI
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 _SNAPSHOTS = "snapshots/metadata.db"
 
 
-class EmbeddedHolder:
+class EmbeddedHolder(InDatabases):
     """The parts of containerd in a worker's directory, as ``Holder``."""
 
     def __init__(self, cache: Cache) -> None:
         """Opens nothing yet."""
-        self._databases = Databases(cache.place)
+        super().__init__(cache.place)
         self._directory = cache.place.resolve().name
 
     @cached_property
@@ -79,18 +79,6 @@ class EmbeddedHolder:
                     with self._databases.read(_SNAPSHOTS):
                         _touch(held.get(metadata.key_of(record)))
         return self._databases.changes({_SNAPSHOTS: below, CONTAINERD_METADATA: root})
-
-    def apply(self, changes: bytes) -> None:
-        """Make changes."""
-        self._databases.apply(changes)
-
-    def revert(self, changes: bytes) -> bool:
-        """Take changes back."""
-        return self._databases.revert(changes)
-
-    def close(self) -> None:
-        """Let go of the databases."""
-        self._databases.close()
 
     def _namespace(self) -> metadata.Namespace:
         return metadata.Namespace(self._databases.draft(CONTAINERD_METADATA), NAMESPACE)

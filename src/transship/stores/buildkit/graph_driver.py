@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from transship.errors import SourceCorrupt
 from transship.formats import digest as digests
 from transship.formats.bolt.draft import Draft
-from transship.stores.buildkit.databases import Databases
+from transship.stores.buildkit.databases import InDatabases
 from transship.stores.buildkit.holder import Snapshot
 from transship.stores.buildkit.leasing import NAMESPACE, add_leases
 from transship.stores.buildkit.places import CONTAINERD_METADATA, DOCKER_SNAPSHOTS
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 _PARENT, _COMMITTED, _CHAIN_ID = b"parent", b"committed", b"chainid"
 
 
-class GraphDriverHolder:
+class GraphDriverHolder(InDatabases):
     """The snapshots of Docker's builder, as ``Holder``."""
 
     snapshotter = "default"
 
     def __init__(self, cache: Cache) -> None:
         """Opens nothing yet."""
-        self._databases = Databases(cache.place)
+        super().__init__(cache.place)
         self._images = cache.place.resolve().parent / "image"
 
     def snapshot(self, name: str) -> Snapshot | None:
@@ -82,18 +82,6 @@ class GraphDriverHolder:
     def unroot(self, snapshots: Sequence[str], blobs: Sequence[str]) -> bytes:  # noqa: ARG002
         """Nothing has labels here."""
         return b""
-
-    def apply(self, changes: bytes) -> None:
-        """Make changes."""
-        self._databases.apply(changes)
-
-    def revert(self, changes: bytes) -> bool:
-        """Take changes back."""
-        return self._databases.revert(changes)
-
-    def close(self) -> None:
-        """Let go of the databases."""
-        self._databases.close()
 
     @cached_property
     def _layers(self) -> _Layers:

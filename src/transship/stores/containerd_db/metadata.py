@@ -176,8 +176,7 @@ class Namespace:
     def add_lease(self, identifier: str, labels: Mapping[str, str]) -> Draft:
         """Make a lease that was not there."""
         lease = self._root.made(*self._path, _LEASES, encoded(identifier))
-        objects.mark_created(lease)
-        lease.delete(b"updatedat")  # which leases do not have
+        objects.mark_made(lease)
         objects.set_labels(lease, labels)
         return lease
 

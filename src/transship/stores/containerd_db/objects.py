@@ -30,11 +30,16 @@ def decoded(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def mark_created(bucket: Draft) -> None:
-    """Note that an object is made, and changed, now."""
+def mark_made(bucket: Draft) -> bytes:
+    """Note that an object is made now, one that does not note when it is changed; return the time as it was noted."""
     now = go_binary.time(time.time_ns())
     bucket.put(_CREATED, now)
-    bucket.put(_UPDATED, now)
+    return now
+
+
+def mark_created(bucket: Draft) -> None:
+    """Note that an object is made, and changed, now."""
+    bucket.put(_UPDATED, mark_made(bucket))
 
 
 def mark_updated(bucket: Draft) -> None:
